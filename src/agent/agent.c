@@ -1,0 +1,894 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "agent/agent.h"
+
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <net/if.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+
+#include "agent/directory.h"
+#include "agent/kinds.h"
+#include "agent/output.h"
+#include "agent/own.h"
+#include "agent/pending.h"
+#include "agent/privilege.h"
+#include "agent/settings.h"
+#include "agent/status_socket.h"
+#include "agent/windows.h"
+#include "core/log.h"
+#include "core/loop.h"
+#include "kernel/kernel.h"
+
+#define TICK_NS           (1 * NS_PER_SEC)
+#define EXPIRE_NS         (20 * NS_PER_MS)
+#define PENDING_MAX       4096
+#define WINDOWS_MAX       16384
+#define NAMES_CACHE_MAX   4096
+#define NAMES_TTL_NS      (300 * NS_PER_SEC)
+#define PROCESS_CACHE_MAX 1024
+#define OWNERS_MAX        100000
+#define EXE_TTL_NS        (5 * NS_PER_SEC) /* a process may become another program */
+#define EXE_PENDING_MAX   128
+#define STORE_BOUND_NS    (7 * NS_PER_SEC) /* with the other, less than the root part's patience */
+#define CLOSE_BOUND_NS    (1 * NS_PER_SEC)
+#define OUTPUT_BOUND_NS   (1 * NS_PER_SEC)
+#define END_WAIT_NS       (300 * NS_PER_MS)
+
+struct agent {
+    const struct agent_setup *setup;
+    const struct agent_options *options;
+    const struct store_options *store_options;
+    struct privilege_user user;
+
+    struct agent_kind kinds[AGENT_KINDS_MAX];
+    size_t n_kinds;
+    struct ring_buffer *rings;
+    struct kernel kernel;
+    int kallsyms; /* opened with privilege, -1 once the symbols have it */
+
+    struct loop *loop;
+    struct watch *watches[12];
+    size_t n_watches;
+    struct watch *expiry; /* only while records wait */
+    struct watch *channel_watch;
+    int channel, status_socket;
+    int clock_fd; /* tells when the clock is set */
+
+    struct wall_clock clock;
+    struct record_origin origin;
+    char hostname[256];
+    struct utsname uname;
+    uint64_t started_ns;
+
+    struct names *names;
+    struct processes *processes;
+    struct owners *owners;
+    struct lookups *exes;
+    struct own_sockets *own;
+    struct pending *pending;
+    struct windows *windows;
+    struct store *store;
+    struct output *output;
+
+    uint64_t status_sum; /* of what was saved last: nothing is written while nothing happens */
+    bool ready, ready_once, ending;
+    uint64_t end_ns; /* CLOCK_MONOTONIC: no record waits longer once `ending` */
+    int exit_status;
+};
+
+/* ------------------------------------------------------------------ from the ring to the store */
+
+static void put(void *arg, struct record *r)
+{
+    struct agent *a = arg;
+    struct doc *doc;
+    int e = record_finish(r, clock_now_ns(CLOCK_REALTIME), &doc);
+
+    if (e < 0) {
+        a->kinds[record_event(r)].lost[e == -ENOMEM ? AGENT_LOST_MEMORY : AGENT_LOST_DECODE]++;
+        log_debug("a record could not be put together: %s", strerror(-e));
+    } else {
+        store_put(a->store, doc); /* counts what it cannot take */
+        doc_unref(doc);
+    }
+    record_free(r);
+}
+
+/** The next of its kind will only be counted. */
+static void remember_last(struct agent *a, uint64_t window_id, const struct record *r)
+{
+    struct window_last last = {.summary = strdup(record_get_summary(r)), .brief = record_brief(r)};
+
+    memcpy(last.tracer_id, record_id(r), sizeof(last.tracer_id));
+    windows_set(a->windows, window_id, &last);
+}
+
+static void device_name(uint32_t netns, int ifindex, char ret[16])
+{
+    static uint32_t own; /* the agent never changes its namespace */
+    char name[IF_NAMESIZE];
+    struct stat st;
+
+    if (!own && stat("/proc/self/ns/net", &st) == 0)
+        own = (uint32_t)st.st_ino;
+    *ret = '\0';
+    if (netns == own && if_indextoname((unsigned)ifindex, name))
+        snprintf(ret, 16, "%.15s", name);
+}
+
+static void on_event(struct agent *a, struct agent_kind *kind, const void *raw)
+{
+    const struct decode decode = {
+        .kernel = &a->kernel,
+        .options = kind->options,
+        .device_name = device_name,
+    };
+    const struct wire_head *head = raw;
+    struct record *r;
+    int e;
+
+    e = record_new(&a->origin, kind->event, kind->index, clock_realtime(&a->clock, head->time_ns),
+                   &r);
+    if (e < 0) {
+        kind->lost[AGENT_LOST_MEMORY]++;
+        return;
+    }
+    e = kind->event->decode(&decode, raw, r);
+    if (e < 0) {
+        kind->lost[e == -ENOMEM ? AGENT_LOST_MEMORY : AGENT_LOST_DECODE]++;
+        record_free(r);
+        return;
+    }
+    if (head->nth >= kind->options->repeat_limit)
+        remember_last(a, head->window_id, r);
+    pending_add(a->pending, r, clock_now_ns(CLOCK_MONOTONIC));
+}
+
+static int on_expire(void *arg)
+{
+    struct agent *a = arg;
+
+    uint64_t now = clock_now_ns(CLOCK_MONOTONIC);
+
+    pending_expire(a->pending, a->ending && now >= a->end_ns ? UINT64_MAX : now);
+    if (pending_count(a->pending) > 0)
+        return 0;
+    a->expiry = watch_free(a->expiry);
+    if (a->ending)
+        loop_exit(a->loop, a->exit_status);
+    return 0;
+}
+
+struct ring_context {
+    struct agent *agent;
+    struct agent_kind *kind;
+};
+
+/**
+ * Passes on what records want to know of processes. The descriptor of /proc/PID stays with the
+ * process whose start was checked, whatever its pid comes to mean meanwhile.
+ */
+static void ask_exes(struct agent *a)
+{
+    struct channel_message m = {.type = CHANNEL_ASK_EXE};
+    struct exe_key key;
+
+    while (lookups_next(a->exes, &key)) {
+        int fd = process_open("", key.pid, key.start_boot_ns);
+
+        m.exe.pid = key.pid;
+        m.exe.start_boot_ns = key.start_boot_ns;
+        if (fd < 0 || channel_send(a->channel, &m, &fd, 1) < 0)
+            lookups_answer(a->exes, &key, NULL, 0, clock_now_ns(CLOCK_MONOTONIC) + NS_PER_SEC);
+        fd_close(fd);
+    }
+}
+
+static void take_exe(struct agent *a, const struct channel_message *m)
+{
+    const struct exe_key key = {.pid = m->exe.pid, .start_boot_ns = m->exe.start_boot_ns};
+
+    lookups_answer(a->exes, &key, m->text, strlen(m->text),
+                   clock_now_ns(CLOCK_MONOTONIC) + EXE_TTL_NS);
+}
+
+static int on_sample(void *arg, void *data, size_t size)
+{
+    struct ring_context *c = arg;
+
+    if (size != c->kind->event->wire_size)
+        c->kind->lost[AGENT_LOST_DECODE]++;
+    else
+        on_event(c->agent, c->kind, data);
+    return 0;
+}
+
+static void look_at_clock(struct agent *a)
+{
+    if (clock_was_set(a->clock_fd))
+        clock_stepped(&a->clock);
+    else
+        clock_update(&a->clock);
+}
+
+static int on_clock_set(void *arg, uint32_t revents)
+{
+    (void)revents;
+    look_at_clock(arg);
+    return 0;
+}
+
+static void consume(struct agent *a)
+{
+    look_at_clock(a);
+    if (a->rings)
+        ring_buffer__consume(a->rings);
+    ask_exes(a);
+    if (pending_count(a->pending) > 0 && !a->expiry &&
+        loop_watch_time(a->loop, EXPIRE_NS, EXPIRE_NS, on_expire, a, &a->expiry) < 0)
+        pending_expire(a->pending, UINT64_MAX); /* without a timer nobody waits */
+}
+
+static int on_rings(void *arg, uint32_t revents)
+{
+    (void)revents;
+    consume(arg);
+    return 0;
+}
+
+/** The closing record of a key's minute. */
+static void on_window(struct agent *a, const struct channel_message *m)
+{
+    const struct wire_window *w = &m->window.window;
+    const struct agent_kind *kind = &a->kinds[m->event];
+    _cleanup_(window_last_done) struct window_last of = {};
+    char first[CLOCK_TEXT_MAX], last[CLOCK_TEXT_MAX];
+    struct record *r;
+
+    consume(a); /* the window's full records come first */
+    windows_take(a->windows, w->id, &of);
+    if (record_new(&a->origin, kind->event, kind->index,
+                   clock_realtime(&a->clock, w->last_repeat_ns), &r) < 0)
+        return;
+    clock_format_ms(clock_realtime(&a->clock, w->first_repeat_ns), first);
+    clock_format_ms(clock_realtime(&a->clock, w->last_repeat_ns), last);
+    record_uncounted(r);
+    record_add_brief(r, of.brief ? of.brief : "");
+    record_open(r, "repeat");
+    record_str(r, "of", of.tracer_id, sizeof(of.tracer_id));
+    record_u64(r, "count", w->suppressed);
+    record_str(r, "first_time", first, sizeof(first));
+    record_str(r, "last_time", last, sizeof(last));
+    record_close(r);
+    record_summary(r, "%llu more of the same until %s: %s", w->suppressed, last,
+                   of.summary ? of.summary : kind->event->summary);
+    put(a, r);
+}
+
+/* ------------------------------------------------------------------ status */
+
+static struct status_input status_input(const struct agent *a, bool running)
+{
+    return (struct status_input){
+        .kinds = a->kinds,
+        .n_kinds = a->n_kinds,
+        .store = a->store,
+        .running = running,
+        .ready = running && a->ready,
+        .started_ns = a->started_ns,
+        .version = HUATUO_VERSION,
+        .symbols = a->kernel.symbols ? symbols_reason(a->kernel.symbols) : "not read yet",
+        .user = a->user.name,
+        .pid = (uint32_t)getppid(),
+    };
+}
+
+static void save_status(struct agent *a, bool running)
+{
+    const struct status_input in = status_input(a, running);
+    _free_ char *text = status_json(&in);
+
+    if (text)
+        store_put_meta(a->store, "status", text);
+}
+
+static int on_status_connection(void *arg, uint32_t revents)
+{
+    struct agent *a = arg;
+    const struct status_input in = status_input(a, true);
+    _free_ char *text = NULL;
+    _close_fd_ int fd = accept4(a->status_socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    (void)revents;
+    if (fd < 0)
+        return 0;
+    text = status_json(&in);
+    /* What does not fit into the socket's buffer is cut off: the reader sees that it is no JSON. */
+    if (text && send(fd, text, strlen(text), MSG_NOSIGNAL) < 0)
+        log_debug("sending the status failed: %s", strerror(errno));
+    return 0;
+}
+
+/**
+ * What the last run had seen and not written when it was killed, as far as its last note tells, is
+ * counted as lost now.
+ */
+static void count_crash(struct agent *a)
+{
+    struct store_reader *reader;
+    _free_ char *text = NULL;
+    char error[512];
+    json_t *status, *kinds;
+
+    if (store_reader_open(a->store_options->path, error, sizeof(error), &reader) < 0)
+        return;
+    if (store_reader_meta(reader, "status", &text) < 0)
+        text = NULL;
+    store_reader_close(reader);
+    status = text ? json_loads(text, 0, NULL) : NULL;
+    if (json_is_true(json_object_get(status, "running"))) {
+        log_warning("the agent that wrote to %s before was killed; what it had in memory is lost",
+                    a->store_options->path);
+        kinds = json_object_get(status, "events");
+        for (size_t i = 0; i < a->n_kinds; i++) {
+            json_int_t n = json_integer_value(
+                json_object_get(json_object_get(kinds, a->kinds[i].event->name), "unaccounted"));
+
+            a->kinds[i].lost[AGENT_LOST_CRASH] = n > 0 ? (uint64_t)n : 0;
+        }
+    }
+    json_decref(status);
+}
+
+/* ------------------------------------------------------------------ the loop */
+
+static void configure_kinds(struct agent *a)
+{
+    for (size_t i = 0; i < a->n_kinds; i++) {
+        struct agent_kind *kind = &a->kinds[i];
+        const struct decode decode = {.kernel = &a->kernel, .options = kind->options};
+        char error[CHANNEL_TEXT_MAX] = "out of memory";
+
+        if (!kind->loaded || !kind->event->configure)
+            continue;
+        if (kind->event->configure(&decode, kind->settings, error, sizeof(error)) == 0)
+            *error = '\0';
+        if (*error &&
+            strcmp(error, kind->complaint) != 0) /* once, not at every change of symbols */
+            log_error("configuring %s failed in part: %s", kind->event->name, error);
+        snprintf(kind->complaint, sizeof(kind->complaint), "%s", error);
+    }
+}
+
+static int on_tick(void *arg)
+{
+    struct agent *a = arg;
+    uint64_t sum = 0;
+
+    look_at_clock(a);
+    if (a->own)
+        own_sockets_tick(a->own, clock_now_ns(CLOCK_MONOTONIC));
+    if (symbols_refresh(a->kernel.symbols, clock_now_ns(CLOCK_BOOTTIME)) > 0)
+        configure_kinds(a);
+    for (size_t i = 0; i < a->n_kinds; i++) {
+        struct kind_account account;
+
+        kind_get_account(&a->kinds[i], a->store, &account);
+        sum += account.seen + account.recorded + account.lost;
+    }
+    if (sum != a->status_sum) {
+        a->status_sum = sum;
+        save_status(a, true);
+    }
+    return 0;
+}
+
+static void read_empty(int fd)
+{
+    uint64_t count;
+
+    while (read(fd, &count, sizeof(count)) == (ssize_t)sizeof(count))
+        ;
+}
+
+static int on_names(void *arg, uint32_t revents)
+{
+    struct agent *a = arg;
+
+    (void)revents;
+    read_empty(names_fd(a->names));
+    pending_retry(a->pending);
+    return 0;
+}
+
+static int on_owners(void *arg, uint32_t revents)
+{
+    struct agent *a = arg;
+
+    (void)revents;
+    read_empty(owners_fd(a->owners));
+    pending_retry(a->pending);
+    return 0;
+}
+
+static int on_exes(void *arg, uint32_t revents)
+{
+    struct agent *a = arg;
+
+    (void)revents;
+    read_empty(lookups_fd(a->exes));
+    pending_retry(a->pending);
+    return 0;
+}
+
+static int on_processes(void *arg, uint32_t revents)
+{
+    struct agent *a = arg;
+
+    (void)revents;
+    read_empty(processes_fd(a->processes));
+    pending_retry(a->pending);
+    return 0;
+}
+
+static int on_stored(void *arg, uint32_t revents)
+{
+    struct agent *a = arg;
+
+    (void)revents;
+    read_empty(store_fd(a->store));
+    output_wake(a->output);
+    return 0;
+}
+
+static int on_channel(void *arg, uint32_t revents)
+{
+    struct agent *a = arg;
+    struct channel_message m;
+    int fds[CHANNEL_FDS_MAX];
+    size_t n_fds;
+    int r;
+
+    (void)revents;
+    r = channel_receive(a->channel, &m, fds, &n_fds);
+    if (r == -EAGAIN)
+        return 0;
+    if (r > 0 && m.type == CHANNEL_SOCKETS)
+        owners_take(a->owners, n_fds ? fds[--n_fds] : -1);
+    for (size_t i = 0; r > 0 && i < n_fds; i++)
+        close(fds[i]);
+    if (r <= 0 && !a->ending) {
+        log_error("the root part has gone; writing what there is and ending");
+        a->exit_status = EXIT_FAILURE;
+    }
+    if (r <= 0 || m.type == CHANNEL_END) {
+        consume(a);
+        a->ending = true;
+        a->end_ns = clock_now_ns(CLOCK_MONOTONIC) + END_WAIT_NS;
+        a->ready = false;
+        if (r <= 0) { /* or it would be readable for ever */
+            a->channel_watch = watch_free(a->channel_watch);
+            a->channel = fd_close(a->channel);
+        }
+        return on_expire(a);
+    }
+    if (m.event >= a->n_kinds)
+        return 0;
+    if (m.type == CHANNEL_WINDOW)
+        on_window(a, &m);
+    else if (m.type == CHANNEL_MISSED)
+        a->kinds[m.event].missed = m.missed.missed;
+    else if (m.type == CHANNEL_EXE)
+        take_exe(a, &m);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ beginning */
+
+/** Everything that the root part has loaded. Descriptors only; nothing is watched yet. */
+static int receive_kinds(struct agent *a)
+{
+    for (;;) {
+        struct channel_message m;
+        int fds[CHANNEL_FDS_MAX];
+        size_t n_fds;
+        int r = channel_receive(a->channel, &m, fds, &n_fds);
+
+        if (r < 0)
+            return r;
+        if (r == 0)
+            return -EPIPE;
+        if (m.type == CHANNEL_LOADED)
+            return 0;
+        if (m.event >= a->n_kinds)
+            return -EBADMSG;
+        if (m.type == CHANNEL_HOOK)
+            kind_take_hook(&a->kinds[m.event], &m);
+        else if (m.type == CHANNEL_KIND)
+            r = kind_take(&a->kinds[m.event], &m, fds, n_fds);
+        if (r < 0)
+            return r;
+    }
+}
+
+static int open_rings(struct agent *a)
+{
+    static struct ring_context contexts[AGENT_KINDS_MAX];
+
+    for (size_t i = 0; i < a->n_kinds; i++) {
+        struct agent_kind *kind = &a->kinds[i];
+        int r = 0;
+
+        if (!kind->loaded)
+            continue;
+        contexts[i] = (struct ring_context){.agent = a, .kind = kind};
+        if (!a->rings)
+            a->rings = ring_buffer__new(kind->ring_fd, on_sample, &contexts[i], NULL);
+        else
+            r = ring_buffer__add(a->rings, kind->ring_fd, on_sample, &contexts[i]);
+        if (!a->rings || r < 0)
+            return r < 0 ? r : -errno;
+    }
+    return 0;
+}
+
+static void read_boot_id(char ret[37])
+{
+    _close_fd_ int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0 || read(fd, ret, 36) != 36)
+        ret[0] = '\0';
+}
+
+static void describe_origin(struct agent *a)
+{
+    uname(&a->uname);
+    gethostname(a->hostname, sizeof(a->hostname) - 1);
+    a->origin = (struct record_origin){
+        .hostname = *a->options->hostname ? a->options->hostname : a->hostname,
+        .region = a->options->region,
+        .kernel_release = a->uname.release,
+        .mask_cmdline = a->options->mask_cmdline,
+    };
+    read_boot_id(a->origin.boot_id);
+}
+
+static int with_privilege(struct agent *a)
+{
+    int r = privilege_find_user(a->options->user, &a->user);
+    char error[1024];
+
+    if (r < 0) {
+        log_error("agent.user: there is no user %s; add it or name another", a->options->user);
+        return r;
+    }
+    a->kallsyms = open("/proc/kallsyms", O_RDONLY | O_CLOEXEC);
+    r = directory_make(a->store_options->path, &a->user, error, sizeof(error));
+    if (r < 0) {
+        log_error("%s", error);
+        return r;
+    }
+    r = receive_kinds(a);
+    if (r == 0)
+        r = open_rings(a);
+    if (r < 0) {
+        log_error("taking the hooks over from the root part failed: %s", strerror(-r));
+        return r;
+    }
+    r = privilege_drop(&a->user);
+    if (r < 0)
+        log_error("giving up privilege failed: %s; refusing to go on with it", strerror(-r));
+    return r;
+}
+
+static char *join(const struct string_list *list)
+{
+    size_t len = 1;
+    char *text;
+
+    for (size_t i = 0; i < list->n; i++)
+        len += strlen(list->items[i]) + 1;
+    text = calloc(1, len);
+    for (size_t i = 0; text && i < list->n; i++)
+        snprintf(text + strlen(text), len - strlen(text), "%s%s", i ? "," : "", list->items[i]);
+    return text;
+}
+
+static int open_names(struct agent *a)
+{
+    _free_ char *servers = join(&a->options->dns_servers);
+    struct names_options options = {
+        .servers = servers,
+        .timeout_ns = a->options->resolve_timeout,
+        .cache_max = NAMES_CACHE_MAX,
+        .ttl_ns = NAMES_TTL_NS,
+        .pending_max = 256,
+        .own_socket = own_sockets_note,
+        .arg = a->own,
+    };
+    int r;
+
+    if (!a->options->resolve_names)
+        return 0;
+    if (!servers)
+        return -ENOMEM;
+    r = names_new(&options, &a->names);
+    if (r < 0)
+        log_warning("asking for host names is not possible: %s; records go without", strerror(-r));
+    return 0;
+}
+
+static int open_kernel(struct agent *a)
+{
+    int r = symbols_new(TAKE_FD(a->kallsyms), &a->kernel.symbols);
+
+    int e;
+
+    if (r < 0)
+        return r;
+    if (symbols_state(a->kernel.symbols) != SYMBOLS_OK)
+        log_warning("stacks will show bare addresses: %s", symbols_reason(a->kernel.symbols));
+    e = enums_new("", &a->kernel.enums);
+    if (e < 0)
+        log_warning("drop reasons will be numbers: reading the kernel's types from "
+                    "/sys/kernel/btf/vmlinux failed: %s",
+                    strerror(-e));
+    return 0;
+}
+
+static int open_store(struct agent *a)
+{
+    char error[1024] = "";
+    int r = store_open(a->store_options, a->n_kinds, error, sizeof(error), &a->store);
+
+    if (r < 0) {
+        log_error("%s", error);
+        return r;
+    }
+    a->status_socket = status_socket_listen(a->store_options->path);
+    if (a->status_socket < 0)
+        log_warning("`huatuo status` will only see what was last written: making a socket in %s "
+                    "failed: %s",
+                    a->store_options->path, strerror(-a->status_socket));
+    count_crash(a);
+    if (!a->setup->print)
+        return 0;
+    r = output_new(a->store_options->path, a->setup->print, &a->output);
+    if (r < 0)
+        log_error("showing records is not possible: %s; they are recorded all the same",
+                  strerror(-r));
+    return 0;
+}
+
+static int ask_sockets(void *arg)
+{
+    struct agent *a = arg;
+    const struct channel_message m = {.type = CHANNEL_ASK_SOCKETS};
+
+    return channel_send(a->channel, &m, NULL, 0);
+}
+
+static int open_parts(struct agent *a)
+{
+    const struct owners_options owners = {.ask = ask_sockets, .arg = a, .max = OWNERS_MAX};
+    struct pending_options pending = {
+        .bound_ns = a->options->resolve_timeout,
+        .max = PENDING_MAX,
+        .done = put,
+        .arg = a,
+    };
+    int r = open_kernel(a);
+
+    if (r == 0)
+        r = windows_new(WINDOWS_MAX, &a->windows);
+    if (r == 0)
+        r = own_sockets_new(&a->own);
+    if (r == 0)
+        r = open_names(a);
+    if (r == 0)
+        r = processes_new("", PROCESS_CACHE_MAX, &a->processes);
+    if (r == 0)
+        r = owners_new(&owners, &a->owners);
+    pending.names = a->names;
+    pending.owners = a->owners;
+    if (r == 0)
+        r = lookups_new(PROCESS_CACHE_MAX, EXE_PENDING_MAX, &a->exes);
+    pending.exes = a->exes;
+    pending.processes = a->processes;
+    if (r == 0)
+        r = pending_new(&pending, &a->pending);
+    return r;
+}
+
+static int watch_fd(struct agent *a, int fd, int (*fn)(void *arg, uint32_t events))
+{
+    return fd < 0 ? 0 : loop_watch_fd(a->loop, fd, EPOLLIN, fn, a, &a->watches[a->n_watches++]);
+}
+
+static int watch_all(struct agent *a)
+{
+    int r = loop_new(&a->loop);
+
+    a->clock_fd = clock_watch_fd();
+    if (r == 0)
+        r = loop_watch_fd(a->loop, a->channel, EPOLLIN, on_channel, a, &a->channel_watch);
+    if (r == 0 && a->rings)
+        r = watch_fd(a, ring_buffer__epoll_fd(a->rings), on_rings);
+    if (r == 0 && a->names)
+        r = watch_fd(a, names_fd(a->names), on_names);
+    if (r == 0)
+        r = watch_fd(a, processes_fd(a->processes), on_processes);
+    if (r == 0)
+        r = watch_fd(a, owners_fd(a->owners), on_owners);
+    if (r == 0)
+        r = watch_fd(a, lookups_fd(a->exes), on_exes);
+    if (r == 0)
+        r = watch_fd(a, store_fd(a->store), on_stored);
+    if (r == 0)
+        r = watch_fd(a, a->status_socket, on_status_connection);
+    if (r == 0)
+        r = watch_fd(a, a->clock_fd, on_clock_set);
+    if (r == 0)
+        r = loop_watch_time(a->loop, TICK_NS, TICK_NS, on_tick, a, &a->watches[a->n_watches++]);
+    return r;
+}
+
+static void say_hooks(const struct agent_kind *kind)
+{
+    for (unsigned h = 0; kind->event->hooks[h].name; h++) {
+        const struct hook *hook = &kind->event->hooks[h];
+        const struct hook_way *used = kind_way(kind, h);
+
+        for (unsigned w = 0; w < HOOK_WAYS_MAX && hook->ways[w].name; w++)
+            if (kind->hooks[h][w].state == HOOK_REFUSED)
+                log_warning("%s: the hook %s was refused (%s); %s", kind->event->name,
+                            hook->ways[w].name, kind->hooks[h][w].reason,
+                            used ? "an alternative is used" : "there is no other");
+        if (used)
+            log_info("watching %s: %s, through %s", kind->event->name, hook->watches, used->name);
+        else if (hook->optional)
+            log_warning("%s: %s cannot be watched on this machine; it goes on without",
+                        kind->event->name, hook->watches);
+        else
+            log_error("%s: %s cannot be watched on this machine%s%s", kind->event->name,
+                      hook->watches, *kind->reason ? ": " : "", kind->reason);
+    }
+}
+
+static int begin(struct agent *a)
+{
+    struct channel_message m = {.type = CHANNEL_WATCHING};
+
+    a->started_ns = clock_now_ns(CLOCK_REALTIME);
+    clock_update(&a->clock);
+    configure_kinds(a);
+    own_sockets_watch(a->own, a->kinds, a->n_kinds);
+    for (size_t i = 0; i < a->n_kinds; i++) {
+        if (a->kinds[i].loaded)
+            a->kinds[i].common->watching = 1;
+        if (a->kinds[i].enabled)
+            say_hooks(&a->kinds[i]);
+    }
+    /* From here on nobody waits for the other side. */
+    fcntl(a->channel, F_SETFL, fcntl(a->channel, F_GETFL) | O_NONBLOCK);
+    a->ready = a->ready_once = true;
+    save_status(a, true);
+    return channel_send(a->channel, &m, NULL, 0);
+}
+
+/* ------------------------------------------------------------------ ending */
+
+static void wait_for_store(struct agent *a)
+{
+    uint64_t until = clock_now_ns(CLOCK_MONOTONIC) + STORE_BOUND_NS;
+    struct store_state state;
+
+    do {
+        const struct timespec nap = {.tv_nsec = (long)(5 * NS_PER_MS)};
+
+        store_get_state(a->store, &state);
+        /* A disk that does not take anything is given its last chance by store_close(). */
+        if (!state.queued || !state.writing || clock_now_ns(CLOCK_MONOTONIC) > until)
+            return;
+        nanosleep(&nap, NULL);
+    } while (true);
+}
+
+/** Standard output may be a pipe that nobody reads. */
+static void print(const char *text)
+{
+    struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
+
+    if (text && poll(&out, 1, (int)(OUTPUT_BOUND_NS / NS_PER_MS)) == 1)
+        dprintf(STDOUT_FILENO, "%s", text);
+}
+
+/** Returns false if the output thread hangs: then nothing may touch standard output any more. */
+static bool end_store(struct agent *a)
+{
+    const struct status_input in = status_input(a, false);
+    _free_ char *table = NULL;
+    bool printed;
+
+    wait_for_store(a);
+    printed = output_end(a->output, OUTPUT_BOUND_NS);
+    save_status(a, false);
+    if (a->setup->table && a->ready_once)
+        table = status_table(&in);
+    a->store = store_close(a->store, clock_now_ns(CLOCK_MONOTONIC) + CLOSE_BOUND_NS);
+    if (printed)
+        print(table);
+    return printed;
+}
+
+static void end(struct agent *a)
+{
+    a->pending = pending_free(a->pending);
+    if (a->store && !end_store(a))
+        _exit(a->exit_status); /* exit() would wait for the stream that the thread has locked */
+    watch_free(a->expiry);
+    watch_free(a->channel_watch);
+    for (size_t i = 0; i < a->n_watches; i++)
+        watch_free(a->watches[i]);
+    a->loop = loop_free(a->loop);
+    a->names = names_free(a->names);
+    a->processes = processes_free(a->processes);
+    a->owners = owners_free(a->owners);
+    a->exes = lookups_free(a->exes);
+    a->own = own_sockets_free(a->own);
+    a->windows = windows_free(a->windows);
+    ring_buffer__free(a->rings);
+    for (size_t i = 0; i < a->n_kinds; i++)
+        kind_done(&a->kinds[i]);
+    symbols_free(a->kernel.symbols);
+    enums_free(a->kernel.enums);
+    fd_close(a->status_socket);
+    fd_close(a->clock_fd);
+    fd_close(a->kallsyms);
+    fd_close(a->channel);
+}
+
+int agent_run(int channel, void *arg)
+{
+    static struct agent agent;
+    struct agent *a = &agent;
+    int r;
+
+    *a = (struct agent){
+        .setup = arg,
+        .channel = channel,
+        .status_socket = -1,
+        .clock_fd = -1,
+        .kallsyms = -1,
+    };
+    a->options = config_section(a->setup->config, "agent");
+    a->store_options = config_section(a->setup->config, "store");
+    prctl(PR_SET_NAME, "huatuo-agent");
+    for (size_t i = 0; i < n_events && i < AGENT_KINDS_MAX; i++)
+        kind_init(&a->kinds[a->n_kinds++], (unsigned)i,
+                  config_section(a->setup->config, events[i]->name));
+    describe_origin(a);
+
+    r = with_privilege(a);
+    if (r == 0)
+        r = open_parts(a);
+    if (r == 0)
+        r = open_store(a);
+    if (r == 0)
+        r = watch_all(a);
+    if (r == 0)
+        r = begin(a);
+    if (r == 0)
+        r = loop_run(a->loop);
+    end(a);
+    return r < 0 ? EXIT_FAILURE : r;
+}

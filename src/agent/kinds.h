@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/** The agent's side of an event kind: its ring and counters in memory, its hooks, its accounting.
+ */
+
+#include "core/channel.h"
+#include "store/store.h"
+
+#define AGENT_KINDS_MAX 32
+#define AGENT_HOOKS_MAX 8
+
+/** Why the agent proper could not keep an event that it had got from the ring. */
+enum agent_lost { AGENT_LOST_DECODE, AGENT_LOST_MEMORY, AGENT_LOST_CRASH, AGENT_LOST_NR };
+
+struct agent_hook_way {
+    enum hook_state state;
+    char reason[CHANNEL_TEXT_MAX];
+};
+
+struct agent_kind {
+    const struct event *event;
+    unsigned index; /* in events[] */
+    const struct event_options *options;
+    bool enabled, loaded;
+    char reason[CHANNEL_TEXT_MAX]; /* why it is not loaded */
+    struct agent_hook_way hooks[AGENT_HOOKS_MAX][HOOK_WAYS_MAX];
+
+    int ring_fd; /* owned; -1 once it is in the ring manager */
+    unsigned n_cpus;
+    const volatile struct wire_counters *counters; /* mapped; one per CPU */
+    size_t counters_size;
+    volatile struct wire_common *common; /* mapped */
+    void *settings;                      /* mapped; NULL: none */
+    size_t settings_size;
+
+    uint64_t lost[AGENT_LOST_NR];
+    char complaint[CHANNEL_TEXT_MAX]; /* what its configuration was last told to be wrong with */
+    uint64_t missed;                  /* times the kernel left our program out */
+};
+
+/** Sums of what was said of a kind so far. */
+struct kind_account {
+    uint64_t seen, recorded, suppressed, filtered, lost;
+    uint64_t sent; /* into the ring: what is not yet in the rest is on its way from there */
+    int64_t unaccounted;
+};
+
+void kind_init(struct agent_kind *kind, unsigned index, const struct event_options *options);
+/** Takes the descriptors of a CHANNEL_KIND message over. */
+int kind_take(struct agent_kind *kind, const struct channel_message *m, const int *fds,
+              size_t n_fds);
+void kind_take_hook(struct agent_kind *kind, const struct channel_message *m);
+void kind_done(struct agent_kind *kind);
+/** The hook's way that is in use, or NULL. */
+const struct hook_way *kind_way(const struct agent_kind *kind, unsigned hook);
+
+void kind_get_account(const struct agent_kind *kind, const struct store *store,
+                      struct kind_account *ret);
+
+/** `{"running": ..., "events": {...}, ...}`, as in the contract; heap. `store` may be NULL. */
+struct status_input {
+    const struct agent_kind *kinds;
+    size_t n_kinds;
+    const struct store *store;
+    bool running, ready;
+    uint64_t started_ns;           /* CLOCK_REALTIME */
+    const char *version, *symbols; /* symbols: "" or why there are none */
+    const char *user;
+    uint32_t pid;
+};
+char *status_json(const struct status_input *in);
+/** What Ctrl-C prints: a row a kind; heap. */
+char *status_table(const struct status_input *in);

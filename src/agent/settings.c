@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "agent/settings.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/event.h"
+#include "store/store.h"
+
+#define KINDS_MAX 32
+
+/** `address`, `address:port`, `[address]:port`. */
+static const char *check_server(const char *text)
+{
+    unsigned char addr[sizeof(struct in6_addr)];
+    char host[INET6_ADDRSTRLEN + 3];
+    const char *port = NULL;
+    size_t len = strlen(text);
+
+    if (*text == '[' && strchr(text, ']')) {
+        port = strchr(text++, ']') + 1;
+        len = (size_t)(port - text) - 1;
+    } else if (strchr(text, ':') && strchr(text, ':') == strrchr(text, ':')) {
+        port = strchr(text, ':');
+        len = (size_t)(port - text);
+    }
+    snprintf(host, sizeof(host), "%.*s", (int)MIN(len, sizeof(host) - 1), text);
+    if ((inet_pton(AF_INET, host, addr) == 1 || inet_pton(AF_INET6, host, addr) == 1) &&
+        (!port || !*port ||
+         (*port == ':' && port[1] && strspn(port + 1, "0123456789") == strlen(port + 1) &&
+          strtoul(port + 1, NULL, 10) <= UINT16_MAX)))
+        return NULL;
+    return "not the address of a name server; write 192.0.2.1, 192.0.2.1:53 or [2001:db8::1]:53";
+}
+
+static const struct option agent_options_table[] = {
+    {
+        .key = "region",
+        .type = OPTION_STRING,
+        .offset = offsetof(struct agent_options, region),
+        .fallback = "",
+        .help = "Written into every record as `region`.",
+    },
+    {
+        .key = "hostname",
+        .type = OPTION_STRING,
+        .offset = offsetof(struct agent_options, hostname),
+        .fallback = "",
+        .help = "Written into every record as `hostname`; empty: the host's own name.",
+    },
+    {
+        .key = "user",
+        .type = OPTION_STRING,
+        .offset = offsetof(struct agent_options, user),
+        .fallback = "",
+        .help =
+            "The user as whom everything but the small root part runs; empty: `huatuo` if there "
+            "is such a user, else `nobody`.",
+    },
+    {
+        .key = "resolve_names",
+        .type = OPTION_BOOL,
+        .offset = offsetof(struct agent_options, resolve_names),
+        .fallback = "true",
+        .help = "Ask DNS for the host names of addresses in records.",
+    },
+    {
+        .key = "resolve_timeout",
+        .type = OPTION_DURATION,
+        .offset = offsetof(struct agent_options, resolve_timeout),
+        .fallback = "300ms",
+        .min = NS_PER_MS,
+        .max = 10 * NS_PER_SEC,
+        .help = "How long a record waits for its host names and process details; what has not come "
+                "by then is left empty. Other records do not wait.",
+    },
+    {
+        .key = "dns_servers",
+        .type = OPTION_LIST,
+        .offset = offsetof(struct agent_options, dns_servers),
+        .fallback = "",
+        .check = check_server,
+        .help = "Name servers to ask, as `address` or `address:port` (IPv6: `[address]:port`); "
+                "empty: those of /etc/resolv.conf.",
+    },
+    {
+        .key = "mask_cmdline",
+        .type = OPTION_BOOL,
+        .offset = offsetof(struct agent_options, mask_cmdline),
+        .fallback = "false",
+        .help = "Keep only the first word of command lines, as arguments may hold secrets.",
+    },
+    {},
+};
+
+static const struct option_section agent_section = {
+    .name = "agent",
+    .help = "The agent itself.",
+    .options = agent_options_table,
+    .size = sizeof(struct agent_options),
+};
+
+const struct option_section *const *settings_sections(size_t *ret_n)
+{
+    static struct option_section kinds[KINDS_MAX];
+    static const struct option_section *all[KINDS_MAX + 2];
+
+    all[0] = &agent_section;
+    all[1] = &store_section;
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
+        kinds[i] = (struct option_section){
+            .name = events[i]->name,
+            .help = events[i]->summary,
+            .options = events[i]->options,
+            .size = events[i]->options_size,
+        };
+        all[2 + i] = &kinds[i];
+    }
+    *ret_n = 2 + MIN(n_events, (size_t)KINDS_MAX);
+    return all;
+}
+
+int settings_new(struct config **ret)
+{
+    size_t n;
+    const struct option_section *const *sections = settings_sections(&n);
+
+    return config_new(sections, n, ret);
+}

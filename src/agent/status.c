@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/kinds.h"
+#include "core/clock.h"
+#include "core/text.h"
+
+static const char *const state_names[] = {"attached", "refused", "unused", "off"};
+static const char *const kernel_lost_names[WIRE_LOST_NR] = {"ring_full", "keys_full"};
+static const char *const agent_lost_names[AGENT_LOST_NR] = {"decode", "memory", "crash"};
+static const char *const store_lost_names[STORE_LOST_NR] = {"queue_full", "store"};
+
+static json_t *number(uint64_t value)
+{
+    return json_integer((json_int_t)value);
+}
+
+/** Of what others wrote (libbpf, users); bytes that are no UTF-8 would cost the whole document. */
+static json_t *foreign(const char *bytes)
+{
+    struct text safe = {};
+    json_t *string;
+
+    text_add_printable(&safe, bytes, SIZE_MAX);
+    string = json_string(safe.data ? safe.data : "");
+    text_done(&safe);
+    return string;
+}
+
+/** Adds to what is there; leaves out what is zero. */
+static void add_count(json_t *object, const char *name, uint64_t value)
+{
+    if (value)
+        json_object_set_new(
+            object, name,
+            number(value + (uint64_t)json_integer_value(json_object_get(object, name))));
+}
+
+static json_t *lost_by(const struct agent_kind *kind, const struct store *store)
+{
+    json_t *object = json_object();
+
+    for (unsigned i = 0; i < WIRE_LOST_NR; i++) {
+        uint64_t sum = 0;
+
+        for (unsigned cpu = 0; kind->counters && cpu < kind->n_cpus; cpu++)
+            sum += kind->counters[cpu].lost[i];
+        add_count(object, kernel_lost_names[i] ? kernel_lost_names[i] : "kernel", sum);
+    }
+    for (unsigned i = 0; i < AGENT_LOST_NR; i++)
+        add_count(object, agent_lost_names[i], kind->lost[i]);
+    if (store) {
+        struct store_counts counts;
+
+        store_get_counts(store, kind->index, &counts);
+        for (unsigned i = 0; i < STORE_LOST_NR; i++)
+            add_count(object, store_lost_names[i], counts.lost[i]);
+    }
+    return object;
+}
+
+/** All rules that are on, also those that have taken nothing out yet: this is where an operator
+ * finds them. */
+static json_t *filtered_by(const struct agent_kind *kind)
+{
+    json_t *object = json_object();
+
+    for (unsigned i = 0; i < WIRE_RULES_MAX && kind->event->rule_name; i++) {
+        const char *name = kind->event->rule_name(kind->options, i);
+        uint64_t sum = 0;
+
+        if (!name)
+            break;
+        if (!*name)
+            continue;
+        for (unsigned cpu = 0; kind->counters && cpu < kind->n_cpus; cpu++)
+            sum += kind->counters[cpu].filtered[i];
+        /* Several rules may have one name. */
+        sum += (uint64_t)json_integer_value(json_object_get(object, name));
+        json_object_set_new(object, name, number(sum));
+    }
+    return object;
+}
+
+static json_t *hooks(const struct agent_kind *kind)
+{
+    json_t *list = json_array();
+
+    for (unsigned h = 0; kind->event->hooks[h].name; h++) {
+        const struct hook *hook = &kind->event->hooks[h];
+
+        for (unsigned w = 0; w < HOOK_WAYS_MAX && hook->ways[w].name; w++) {
+            const struct agent_hook_way *way = &kind->hooks[h][w];
+            json_t *row = json_pack("{s:s, s:s, s:s}", "hook", hook->name, "way",
+                                    hook->ways[w].name, "state", state_names[way->state]);
+
+            if (*way->reason)
+                json_object_set_new(row, "reason", foreign(way->reason));
+            json_array_append_new(list, row);
+        }
+    }
+    return list;
+}
+
+/** The ways in use, as one text. */
+static void used_ways(const struct agent_kind *kind, char *text, size_t size)
+{
+    size_t len = 0;
+
+    *text = '\0';
+    for (unsigned h = 0; kind->event->hooks[h].name; h++) {
+        const struct hook_way *way = kind_way(kind, h);
+
+        if (way && len < size)
+            len += (size_t)snprintf(text + len, size - len, "%s%s", len ? ", " : "", way->name);
+    }
+}
+
+static const char *state(const struct agent_kind *kind, bool running)
+{
+    unsigned used = 0, needed = 0;
+
+    if (!kind->enabled)
+        return "off";
+    for (unsigned h = 0; kind->event->hooks[h].name; h++) {
+        if (kind->event->hooks[h].optional)
+            continue;
+        needed++;
+        used += kind_way(kind, h) != NULL;
+    }
+    if (!used)
+        return "failed";
+    if (!running)
+        return "stopped";
+    return used < needed ? "partly" : "watching";
+}
+
+static json_t *event_json(const struct agent_kind *kind, const struct status_input *in)
+{
+    struct kind_account a;
+    char ways[512];
+    json_t *object = json_object();
+
+    kind_get_account(kind, in->store, &a);
+    used_ways(kind, ways, sizeof(ways));
+    json_object_set_new(object, "hook", json_string(ways));
+    json_object_set_new(object, "state", json_string(state(kind, in->running)));
+    if (*kind->reason)
+        json_object_set_new(object, "reason", foreign(kind->reason));
+    json_object_set_new(object, "seen", number(a.seen));
+    json_object_set_new(object, "recorded", number(a.recorded));
+    json_object_set_new(object, "suppressed", number(a.suppressed));
+    json_object_set_new(object, "filtered", number(a.filtered));
+    json_object_set_new(object, "filtered_by", filtered_by(kind));
+    json_object_set_new(object, "lost", number(a.lost));
+    json_object_set_new(object, "lost_by", lost_by(kind, in->store));
+    json_object_set_new(object, "unaccounted", json_integer(a.unaccounted));
+    json_object_set_new(object, "missed", number(kind->missed));
+    json_object_set_new(object, "hooks", hooks(kind));
+    return object;
+}
+
+static json_t *store_json(const struct store *store)
+{
+    struct store_state s;
+
+    store_get_state(store, &s);
+    return json_pack("{s:b, s:o, s:I, s:I, s:I, s:I}", "writing", (int)s.writing, "problem",
+                     foreign(s.problem), "queued", (json_int_t)s.queued, "records",
+                     (json_int_t)s.records, "size_bytes", (json_int_t)s.size_bytes, "deleted",
+                     (json_int_t)s.deleted);
+}
+
+char *status_json(const struct status_input *in)
+{
+    char started[CLOCK_TEXT_MAX], *text;
+    json_t *root = json_object(), *events_object = json_object();
+
+    clock_format_rfc3339(in->started_ns, started);
+    json_object_set_new(root, "running", json_boolean(in->running));
+    json_object_set_new(root, "ready", json_boolean(in->ready));
+    json_object_set_new(root, "version", json_string(in->version));
+    json_object_set_new(root, "pid", number(in->pid));
+    json_object_set_new(root, "user", foreign(in->user));
+    json_object_set_new(root, "started", json_string(started));
+    json_object_set_new(root, "symbols", json_string(*in->symbols ? in->symbols : "ok"));
+    for (size_t i = 0; i < in->n_kinds; i++)
+        json_object_set_new(events_object, in->kinds[i].event->name, event_json(&in->kinds[i], in));
+    json_object_set_new(root, "events", events_object);
+    json_object_set_new(root, "targets", json_object());
+    if (in->store)
+        json_object_set_new(root, "store", store_json(in->store));
+    text = json_dumps(root, JSON_COMPACT);
+    json_decref(root);
+    return text;
+}
+
+char *status_table(const struct status_input *in)
+{
+    struct text t = {};
+
+    text_addf(&t, "%-16s %12s %12s %12s %12s %12s\n", "event", "seen", "recorded", "suppressed",
+              "filtered", "lost");
+    for (size_t i = 0; i < in->n_kinds; i++) {
+        struct kind_account a;
+
+        if (!in->kinds[i].enabled)
+            continue;
+        kind_get_account(&in->kinds[i], in->store, &a);
+        text_addf(&t,
+                  "%-16s %12" PRIu64 " %12" PRIu64 " %12" PRIu64 " %12" PRIu64 " %12" PRIu64 "\n",
+                  in->kinds[i].event->name, a.seen, a.recorded, a.suppressed, a.filtered, a.lost);
+    }
+    return t.data;
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef HUATUO_BPF_EVENT_H
+#define HUATUO_BPF_EVENT_H
+
+/**
+ * What every event kind's programs share: settings, counters, repeat windows, the ring.
+ *
+ * The order in a program is always: is anyone watching; does it meet the definition (event_seen);
+ * is it filtered (event_filtered); is it a repeat (event_window); only then the costly part
+ * (event_reserve takes the stack), and event_send.
+ *
+ * Kernels from 5.10 on: no atomic operation with a result (5.12), no spin lock in tracing programs.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+/* libbpf's headers want the types above first. */
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "bpf/kernel.h"
+#include "core/wire.h"
+
+#define EEXIST 17
+
+/* The agent sizes the maps when it loads them. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __type(key, __u32);
+    __type(value, struct wire_counters);
+} counters SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 16);
+    __type(key, struct wire_key);
+    __type(value, struct wire_window);
+} windows SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 4096);
+} ring SEC(".maps");
+
+volatile struct wire_common common SEC(".data.common") = {};
+
+static __always_inline struct wire_counters *event_counters(void)
+{
+    __u32 cpu = bpf_get_smp_processor_id();
+
+    return bpf_map_lookup_elem(&counters, &cpu);
+}
+
+/* An interrupt may run the same program on this CPU in the middle of an addition. */
+#define COUNT(field) __sync_fetch_and_add(&(field), 1)
+
+static __always_inline void event_lost(struct wire_counters *c, enum wire_lost why)
+{
+    COUNT(c->lost[why]);
+}
+
+static __always_inline void event_filtered(struct wire_counters *c, __u32 rule)
+{
+    COUNT(c->filtered[rule & (WIRE_RULES_MAX - 1)]);
+}
+
+/**
+ * Finds or opens the key's window and counts the event in it. Returns true if it is to be recorded
+ * in full, as the `*ret_nth` of the window `*ret_id`; else it has been counted.
+ *
+ * Two CPUs that meet the same key within the same hundred nanoseconds may both take the last full
+ * place: a window may hold a few more full records than the limit, never fewer.
+ */
+static __always_inline bool event_window(struct wire_counters *c, struct wire_key *key, __u64 now,
+                                         __u64 *ret_id, __u32 *ret_nth)
+{
+    struct wire_window fresh = {};
+    struct wire_window *w = NULL;
+    __u64 length = common.window_ns;
+    __u64 count;
+    int vacant = -1;
+    long r;
+
+#pragma unroll
+    for (int generation = 1; generation >= 0; generation--) {
+        struct wire_window *found;
+
+        key->generation = generation;
+        found = bpf_map_lookup_elem(&windows, key);
+        if (!found)
+            vacant = generation;
+        else if ((__s64)(now - found->begin_ns) < (__s64)length)
+            w = found;
+    }
+    if (!w) {
+        if (vacant < 0) { /* both wait to be swept */
+            event_lost(c, WIRE_LOST_KEYS_FULL);
+            return false;
+        }
+        key->generation = vacant;
+        fresh.begin_ns = now;
+        fresh.id = now ^ ((__u64)bpf_get_smp_processor_id() << 54);
+        r = bpf_map_update_elem(&windows, key, &fresh, BPF_NOEXIST);
+        w = r == 0 || r == -EEXIST ? bpf_map_lookup_elem(&windows, key) : NULL;
+        if (!w) {
+            event_lost(c, WIRE_LOST_KEYS_FULL);
+            return false;
+        }
+    }
+
+    count = w->count;
+    COUNT(w->count);
+    if (count < common.window_limit) {
+        *ret_id = w->id;
+        *ret_nth = count + 1;
+        return true;
+    }
+    COUNT(w->suppressed);
+    if (!w->first_repeat_ns)
+        w->first_repeat_ns = now;
+    w->last_repeat_ns = now;
+    COUNT(c->suppressed);
+    return false;
+}
+
+/** Fills all of the head; the stack last. `head` is in the ring. */
+static __always_inline void event_head(void *ctx, struct wire_head *head, __u64 now,
+                                       __u64 window_id, __u32 nth)
+{
+    struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+    __u64 ids = bpf_get_current_pid_tgid();
+
+    head->time_ns = now;
+    head->window_id = window_id;
+    head->cgroup_id = bpf_get_current_cgroup_id();
+    head->task_start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
+    head->nth = nth;
+    head->cpu = bpf_get_smp_processor_id();
+    head->pid = ids >> 32;
+    head->tid = (__u32)ids;
+    head->ppid = BPF_CORE_READ(task, real_parent, tgid);
+    head->uid = (__u32)bpf_get_current_uid_gid();
+    head->pad = 0;
+    bpf_get_current_comm(head->comm, sizeof(head->comm));
+    head->stack_bytes = bpf_get_stack(ctx, head->stack, sizeof(head->stack), 0);
+}
+
+#endif

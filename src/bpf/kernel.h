@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef HUATUO_BPF_KERNEL_H
+#define HUATUO_BPF_KERNEL_H
+
+/**
+ * The kernel's types as far as we read them. The offsets are the running kernel's: libbpf relocates
+ * every access (CO-RE). A field that some kernels lack is read behind bpf_core_field_exists(); a
+ * type whose shape differs has a flavour `type___what`, which libbpf matches by the part before
+ * `___`.
+ */
+
+#include <linux/types.h>
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+typedef struct {
+    __u32 val;
+} kuid_t;
+
+struct task_struct {
+    char comm[16];
+    int pid;
+    int tgid;
+    struct task_struct *real_parent;
+    struct task_struct *group_leader;
+    __u64 start_boottime; /* 5.5+ */
+};
+
+struct ns_common {
+    unsigned int inum;
+};
+
+struct net {
+    struct ns_common ns;
+};
+
+typedef struct {
+    struct net *net;
+} possible_net_t;
+
+struct net_device {
+    char name[16];
+    int ifindex;
+    possible_net_t nd_net;
+};
+
+struct kernfs_node {
+    __u64 id;
+};
+
+struct cgroup {
+    struct kernfs_node *kn;
+};
+
+struct sock_cgroup_data {
+    struct cgroup *cgroup; /* 5.15+ */
+};
+
+struct sock_cgroup_data___before_5_15 {
+    __u64 val; /* the pointer, or flags if the lowest bit is set; removed by 8520e224f547 */
+};
+
+struct in6_addr {
+    __u8 s6_addr[16]; /* not the kernel's shape; only the address of the member is used */
+};
+
+struct sock_common {
+    __be32 skc_daddr;
+    __be32 skc_rcv_saddr;
+    __be16 skc_dport;
+    unsigned short skc_family;
+    volatile unsigned char skc_state;
+    possible_net_t skc_net;
+    struct in6_addr skc_v6_daddr;
+    struct in6_addr skc_v6_rcv_saddr;
+};
+
+struct socket {
+    short type;
+};
+
+struct inode {
+    unsigned short i_mode;
+    unsigned long i_ino;
+};
+
+struct file {
+    struct inode *f_inode;
+};
+
+struct seq_file;
+
+struct bpf_iter_meta {
+    struct seq_file *seq;
+};
+
+struct bpf_iter__task_file {
+    struct bpf_iter_meta *meta;
+    struct task_struct *task;
+    __u32 fd;
+    struct file *file;
+};
+
+struct socket_alloc {
+    struct socket socket;
+    struct inode vfs_inode;
+};
+
+struct sock {
+    struct sock_common __sk_common;
+    struct socket *sk_socket;
+    kuid_t sk_uid;
+    __u32 sk_max_ack_backlog;
+    __u16 sk_protocol; /* a bit field before 5.6 */
+    struct sock_cgroup_data sk_cgrp_data;
+};
+
+struct inet_sock {
+    __be16 inet_sport; /* unlike skc_num it stays when the port is given back */
+};
+
+struct tcp_sock {
+    __u32 rcv_nxt;
+};
+
+struct sock___before_5_15 {
+    struct sock_cgroup_data___before_5_15 sk_cgrp_data;
+};
+
+struct sk_buff {
+    struct net_device *dev;
+    struct sock *sk;
+    unsigned int len;
+    __u16 queue_mapping;
+    int skb_iif;
+    __be16 protocol;
+    __u16 transport_header;
+    __u16 network_header;
+    unsigned char *head;
+};
+
+/* include/trace/events/skb.h */
+enum skb_drop_reason { SKB_NOT_DROPPED_YET = 0 };
+
+struct trace_event_raw_kfree_skb {
+    void *skbaddr;
+    void *location;
+};
+
+struct trace_event_raw_kfree_skb___reason { /* 5.17+, c504e5c2f964 */
+    /* An enum here, or the field does not match the kernel's. */
+    enum skb_drop_reason reason;
+};
+
+struct trace_event_raw_kfree_skb___rx_sk { /* 6.11+, c53795d48ee8 */
+    void *rx_sk;
+};
+
+#pragma clang attribute pop
+
+#define AF_INET          2
+#define AF_INET6         10
+
+#define TCP_ESTABLISHED  1
+#define TCP_SYN_SENT     2
+#define TCP_TIME_WAIT    6
+#define TCP_CLOSE        7
+#define TCP_LISTEN       10
+#define TCP_NEW_SYN_RECV 12
+
+#endif

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/arguments.h"
+#include "cli/cli.h"
+#include "cli/render.h"
+#include "core/clock.h"
+#include "core/event.h"
+#include "core/text.h"
+#include "store/store.h"
+
+#define POLL_MS 100
+
+struct list {
+    const char *store;
+    struct store_query query;
+    bool json, follow;
+
+    bool colour;
+    sigset_t ends; /* signals that end following */
+    uint64_t printed;
+    uint64_t last_seq; /* the greatest that has been seen */
+};
+
+static bool parse_number(const char *text, uint64_t max, uint64_t *ret)
+{
+    unsigned long long value;
+    char *end;
+
+    if (*text < '0' || *text > '9')
+        return false;
+    errno = 0;
+    value = strtoull(text, &end, 10);
+    if (errno != 0 || *end || value == 0 || value > max)
+        return false;
+    *ret = value;
+    return true;
+}
+
+static int usage_time(const char *option, const char *text)
+{
+    char quoted[TEXT_QUOTED_MAX];
+
+    return cli_usage(
+        &cli_list,
+        "%s %s: this is no time; write how long ago (10m), or when (16:05, 2025-06-11, "
+        "\"2025-06-11 16:05:16\")",
+        option, text_quote(text, quoted));
+}
+
+static int usage_number(const char *option, const char *text, uint64_t max)
+{
+    char quoted[TEXT_QUOTED_MAX];
+
+    return cli_usage(&cli_list, "%s %s: this is not a number from 1 to %ju", option,
+                     text_quote(text, quoted), (uintmax_t)max);
+}
+
+/* CLI_OK, or what is to be returned for a wrong call. `tracer_names` has room for argc. */
+static int parse_arguments(struct list *l, const char **tracer_names, int argc, char **argv)
+{
+    struct store_query *query = &l->query;
+    const char *since = NULL, *until = NULL, *pid = NULL, *limit = NULL;
+    const struct argument table[] = {
+        {"--event", .values = tracer_names},
+        {"--since", .value = &since},
+        {"--until", .value = &until},
+        {"--container", .value = &query->container},
+        {"--pid", .value = &pid},
+        {"--match", .value = &query->match},
+        {"--limit", .value = &limit},
+        {"-f", .flag = &l->follow},
+        {"--json", .flag = &l->json},
+        {"--store", .value = &l->store},
+        {},
+    };
+    uint64_t now_ns = clock_now_ns(CLOCK_REALTIME), number = 0;
+    int status = arguments_parse(&cli_list, table, argc, argv);
+
+    if (status != CLI_OK)
+        return status;
+    for (const char **name = tracer_names; *name; name++) {
+        const struct event *event = event_find(*name);
+
+        if (!event)
+            return cli_usage_event(&cli_list, "--event", *name);
+        *name = event->tracer_name;
+    }
+    if (*tracer_names)
+        query->tracer_names = tracer_names;
+    if (since && clock_parse(since, now_ns, &query->since_ns) < 0)
+        return usage_time("--since", since);
+    if (until && clock_parse(until, now_ns, &query->until_ns) < 0)
+        return usage_time("--until", until);
+    if (pid && !parse_number(pid, UINT32_MAX, &number))
+        return usage_number("--pid", pid, UINT32_MAX);
+    query->pid = (uint32_t)number;
+    if (limit && !parse_number(limit, INT64_MAX, &query->limit))
+        return usage_number("--limit", limit, INT64_MAX);
+    if (until && query->since_ns > query->until_ns)
+        return cli_usage(&cli_list, "--since is later than --until");
+    if (until && l->follow)
+        return cli_usage(&cli_list, "-f goes on for ever and --until ends: take one of them");
+    return CLI_OK;
+}
+
+/* Whoever reads our output has gone; waits for that. */
+static bool output_closed(int timeout_ms)
+{
+    struct pollfd out = {.fd = STDOUT_FILENO, .events = 0};
+
+    return poll(&out, 1, timeout_ms) > 0;
+}
+
+static int print(struct list *l, const struct store_row *row)
+{
+    char quoted[TEXT_QUOTED_MAX];
+    int r;
+
+    if (l->json)
+        return fwrite(row->json, 1, row->len, stdout) == row->len && putchar('\n') != EOF ? 0
+                                                                                          : -errno;
+    r = render_line(stdout, row->json, row->len, l->colour, false);
+    if (r != -EBADMSG)
+        return r;
+    fprintf(stderr, "huatuo list: record %s in %s is damaged and was left out\n",
+            text_quote(row->id, quoted), l->store);
+    return 0;
+}
+
+static int print_row(void *arg, const struct store_row *row)
+{
+    struct list *l = arg;
+    int r;
+
+    l->printed++;
+    l->last_seq = MAX(l->last_seq, row->seq);
+    if (!l->follow)
+        return print(l, row);
+    /* A signal ends us between two records, not in the middle of one. */
+    sigprocmask(SIG_BLOCK, &l->ends, NULL);
+    r = print(l, row);
+    if (r == 0 && fflush(stdout) == EOF)
+        r = -errno;
+    sigprocmask(SIG_UNBLOCK, &l->ends, NULL);
+    return r;
+}
+
+static int print_rows(struct list *l, struct store_reader *reader)
+{
+    int r = store_reader_each(reader, &l->query, print_row, l);
+
+    if (r == 0 && fflush(stdout) == EOF)
+        return -errno;
+    return r;
+}
+
+/* Returns only if it can't go on: -EPIPE when nobody reads any more. */
+static int follow(struct list *l, struct store_reader *reader)
+{
+    uint64_t printed_version = 0, version;
+    int r;
+
+    /* With --limit older records are left out, which must not come later. */
+    r = store_reader_last(reader, &l->last_seq);
+    for (bool first = true; r == 0; first = false) {
+        /* Asked before the query: what comes in between is found in the next round. */
+        r = store_reader_version(reader, &version);
+        if (r == 0 && (first || version != printed_version))
+            r = print_rows(l, reader);
+        if (r == 0 && output_closed(POLL_MS))
+            r = -EPIPE;
+        printed_version = version;
+        l->query.after_seq = l->last_seq;
+        l->query.limit = 0;
+    }
+    return r;
+}
+
+static int list(struct list *l)
+{
+    _cleanup_(store_reader_closep) struct store_reader *reader = NULL;
+    char error[512];
+    int r;
+
+    r = store_reader_open(l->store, error, sizeof(error), &reader);
+    if (r < 0) {
+        fprintf(stderr, "huatuo list: %s\n", error);
+        return CLI_FAILED;
+    }
+    r = l->follow ? follow(l, reader) : print_rows(l, reader);
+    if (r == -EPIPE)
+        return CLI_OK;
+    if (r < 0) {
+        fprintf(stderr, "huatuo list: cannot %s: %s\n",
+                ferror(stdout) ? "write to standard output" : "read the store", strerror(-r));
+        return CLI_FAILED;
+    }
+    if (l->printed == 0 && !l->json && !l->follow)
+        fprintf(stderr, "huatuo list: no such record in %s\n", l->store);
+    return CLI_OK;
+}
+
+/* At once, even out of a long search that finds nothing. */
+static void end(int signal_number)
+{
+    (void)signal_number;
+    _exit(CLI_OK);
+}
+
+/* Ctrl-C is how following ends, and no failure. */
+static void catch_signals(struct list *l)
+{
+    sigemptyset(&l->ends);
+    sigaddset(&l->ends, SIGINT);
+    sigaddset(&l->ends, SIGTERM);
+    signal(SIGINT, end);
+    signal(SIGTERM, end);
+}
+
+static int run(int argc, char **argv)
+{
+    _free_ const char **tracer_names = calloc((size_t)argc + 1, sizeof(*tracer_names));
+    struct list l = {.store = CLI_DEFAULT_STORE, .colour = render_colour(stdout)};
+    int status;
+
+    if (!tracer_names) {
+        fprintf(stderr, "huatuo list: out of memory\n");
+        return CLI_FAILED;
+    }
+    status = parse_arguments(&l, tracer_names, argc, argv);
+    if (status != CLI_OK)
+        return status;
+    /* `| head` ends us by an error of writing, so that the store is closed. */
+    signal(SIGPIPE, SIG_IGN);
+    if (l.follow)
+        catch_signals(&l);
+    return list(&l);
+}
+
+const struct cli_command cli_list = {
+    .name = "list",
+    .arguments = "[--event KIND]... [--since TIME] [--until TIME] [--container ID] [--pid N] "
+                 "[--match TEXT] [--limit N] [-f] [--json] [--store DIR]",
+    .summary = "Show what was recorded, newest last.",
+    .help = "  --event KIND      only this kind of event; may be given several times\n"
+            "  --since TIME      only from then on: 10m (ago), 16:05 (today), 2025-06-11,\n"
+            "                    \"2025-06-11 16:05:16\", or RFC 3339\n"
+            "  --until TIME      only until then\n"
+            "  --container ID    only of the container whose id begins like this\n"
+            "  --pid N           only of this process\n"
+            "  --match TEXT      only records in which this text stands\n"
+            "  --limit N         only the newest N\n"
+            "  -f                go on with what comes, until interrupted\n"
+            "  --json            the whole records, one a line\n"
+            "  --store DIR       where the records are (" CLI_DEFAULT_STORE ")\n",
+    .run = run,
+};

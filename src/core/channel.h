@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/**
+ * What the root part and the agent proper say to each other: fixed-size messages over a
+ * SOCK_SEQPACKET pair, descriptors beside them (SCM_RIGHTS, unix(7)). Each trusts the other's bytes
+ * no further than their bounds.
+ */
+
+#include "core/event.h"
+
+enum channel_type {
+    /* root part to agent */
+    CHANNEL_KIND = 1, /* a kind is loaded; descriptors: ring, counters, common[, settings] */
+    CHANNEL_HOOK,     /* what became of one way of one hook */
+    CHANNEL_LOADED,   /* that was all: give up privilege and begin to watch */
+    CHANNEL_WINDOW,   /* a repeat window has closed with repeats */
+    CHANNEL_MISSED,   /* how often the kernel left our programs out */
+    CHANNEL_EXE,      /* answer */
+    CHANNEL_END,      /* the hooks are detached; nothing more will come */
+    /* agent to root part */
+    CHANNEL_WATCHING, /* the store is open, records are being written */
+    CHANNEL_ASK_EXE,  /* what a process runs, readable by the privileged only; descriptor: /proc/PID
+                       */
+    CHANNEL_ASK_SOCKETS, /* the owners of sockets: answered with CHANNEL_SOCKETS */
+    CHANNEL_SOCKETS,     /* root part to agent; descriptor: an iterator to read, if there is one */
+};
+
+enum hook_state {
+    HOOK_ATTACHED, /* in use */
+    HOOK_REFUSED,  /* tried; `text` says why it failed */
+    HOOK_UNUSED,   /* not tried, as a better one is in use */
+    HOOK_OFF,      /* switched off in the configuration */
+};
+
+#define CHANNEL_FDS_MAX  4
+#define CHANNEL_TEXT_MAX 512
+
+struct channel_message {
+    uint32_t type;  /* enum channel_type */
+    uint32_t event; /* index in events[] */
+    union {
+        struct {
+            uint32_t n_cpus;
+        } kind;
+        struct {
+            uint32_t hook, way, state; /* enum hook_state */
+        } hook;
+        struct {
+            struct wire_key key;
+            struct wire_window window;
+        } window;
+        struct {
+            uint64_t missed;
+        } missed;
+        struct {
+            uint32_t pid;
+            uint64_t start_boot_ns;
+        } exe;
+    };
+    char text[CHANNEL_TEXT_MAX]; /* NUL-terminated */
+};
+
+/** -EPIPE when the other side is gone; -EAGAIN when the socket is non-blocking and full. */
+int channel_send(int fd, const struct channel_message *m, const int *fds, size_t n_fds);
+/**
+ * 1: a message, the caller owns the descriptors; 0: the other side has closed; -EAGAIN, -EBADMSG
+ * and other errors. `fds` has room for CHANNEL_FDS_MAX.
+ */
+int channel_receive(int fd, struct channel_message *ret, int *fds, size_t *ret_n_fds);

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/**
+ * One kind of anomaly. A folder under src/events/ defines exactly one `const struct event`, and
+ * src/events/meson.build names it in one line; everything else comes from here.
+ */
+
+#include "core/option.h"
+#include "core/record.h"
+#include "core/wire.h"
+
+struct kernel;
+
+/** One way to get at the same fact; the first that loads and attaches is used. */
+struct hook_way {
+    const char *name;            /* as shown: "tp_btf/kfree_skb" */
+    const char *const *programs; /* names of its BPF programs, ends with NULL */
+};
+
+#define HOOK_WAYS_MAX 6
+
+/** A fact that the kind watches, and its ways in order of preference. Its own failure domain. */
+struct hook {
+    const char *name;    /* "kfree_skb" */
+    const char *watches; /* for `doctor` and the start-up lines: "packets the stack drops" */
+    bool optional;       /* without it the kind is watched all the same, if less well */
+    struct hook_way ways[HOOK_WAYS_MAX]; /* ends with a row whose name is NULL, if shorter */
+};
+
+/** NULL, or what is wrong: no kind has a hook's way of that name. Fits option.check. */
+const char *event_check_way(const char *name);
+
+/** First member of every kind's option struct; its rows are EVENT_OPTIONS(). */
+struct event_options {
+    bool enabled;
+    uint64_t ring_size;     /* bytes */
+    uint64_t repeat_limit;  /* full records per key and window */
+    uint64_t repeat_window; /* ns */
+    uint64_t repeat_keys;   /* keys that can be told apart at the same time */
+    struct string_list hooks_off;
+};
+
+#define EVENT_OPTIONS(strukt, ring, keys)                                                          \
+    {                                                                                              \
+        .key = "enabled",                                                                          \
+        .type = OPTION_BOOL,                                                                       \
+        .offset = offsetof(strukt, common.enabled),                                                \
+        .fallback = "true",                                                                        \
+        .help = "Watch this kind of event.",                                                       \
+    },                                                                                             \
+        {                                                                                          \
+            .key = "ring_size",                                                                    \
+            .type = OPTION_SIZE,                                                                   \
+            .offset = offsetof(strukt, common.ring_size),                                          \
+            .fallback = ring,                                                                      \
+            .min = 4096,                                                                           \
+            .max = 1024 * 1024 * 1024,                                                             \
+            .help =                                                                                \
+                "Memory between kernel and agent; rounded up to a power of two. What does not "    \
+                "fit is counted as lost (ring_full).",                                             \
+        },                                                                                         \
+        {                                                                                          \
+            .key = "repeat_limit",                                                                 \
+            .type = OPTION_U64,                                                                    \
+            .offset = offsetof(strukt, common.repeat_limit),                                       \
+            .fallback = "10",                                                                      \
+            .min = 1,                                                                              \
+            .max = UINT32_MAX,                                                                     \
+            .help = "How many events with the same key are recorded in full in one window; the "   \
+                    "others are counted.",                                                         \
+        },                                                                                         \
+        {                                                                                          \
+            .key = "repeat_window",                                                                \
+            .type = OPTION_DURATION,                                                               \
+            .offset = offsetof(strukt, common.repeat_window),                                      \
+            .fallback = "1m",                                                                      \
+            .min = 100 * NS_PER_MS,                                                                \
+            .max = 24 * 3600 * NS_PER_SEC,                                                         \
+            .help = "Length of a key's window, from its first event.",                             \
+        },                                                                                         \
+        {                                                                                          \
+            .key = "repeat_keys",                                                                  \
+            .type = OPTION_U64,                                                                    \
+            .offset = offsetof(strukt, common.repeat_keys),                                        \
+            .fallback = keys,                                                                      \
+            .min = 16,                                                                             \
+            .max = 1024 * 1024,                                                                    \
+            .help =                                                                                \
+                "How many different keys are told apart at a time; events beyond are counted as "  \
+                "lost (keys_full).",                                                               \
+        },                                                                                         \
+    {                                                                                              \
+        .key = "hooks_off", .type = OPTION_LIST, .offset = offsetof(strukt, common.hooks_off),     \
+        .fallback = "", .check = event_check_way,                                                  \
+        .help = "Hooks not to use, by the names that `huatuo status` shows; the next alternative " \
+                "is taken.",                                                                       \
+    }
+
+/** What decode() may use besides the bytes. */
+struct decode {
+    const struct kernel *kernel;
+    const void *options; /* the kind's option struct */
+    /** The name of a device where it can be known (the agent's own network namespace), else "". */
+    void (*device_name)(uint32_t netns, int ifindex, char ret[16]);
+};
+
+struct event {
+    const char *name;             /* config section, --event, metric label: "dropwatch" */
+    const char *tracer_name;      /* in the record: "netdev_event" */
+    const char *summary;          /* one line: what it notices */
+    const struct option *options; /* begins with EVENT_OPTIONS(); ends with {} */
+    size_t options_size;
+
+    /** The BPF object, compiled in. */
+    const void *(*object)(size_t *ret_size);
+    const struct hook *hooks; /* ends with a row whose name is NULL */
+    /** Bytes of one raw event; begins with struct wire_head. Others are counted as lost (decode).
+     */
+    size_t wire_size;
+    /** Size of the kind's own settings in the section .data.settings; 0: it has none. */
+    size_t settings_size;
+    /**
+     * Fills the settings that the BPF programs read (mapped memory, live). Called before the kind
+     * is watched, and again when symbols have appeared or the configuration changed. On a negative
+     * errno as much as possible has been applied, and `error` says what was not.
+     */
+    int (*configure)(const struct decode *d, void *settings, char *error, size_t error_size);
+    /** The name of a filter rule, as in `filtered_by`; "" if it is switched off, NULL if there is
+     * none of that index. Rule 0 is always "own" (the agent's own traffic). */
+    const char *(*rule_name)(const void *options, unsigned index);
+
+    /**
+     * Turns raw bytes into fields. No I/O, no globals: it is fuzzed. Anything may be in the bytes.
+     * -EBADMSG: they make no sense (counted as lost: decode).
+     */
+    int (*decode)(const struct decode *d, const void *raw, struct record *r);
+    /** Makes the kernel do it for real, harmlessly, in a namespace of its own. Run in a forked
+     * process with root's rights, which may be left in any state. */
+    int (*provoke)(void);
+};
+
+/** The registry, generated from src/events/meson.build. */
+extern const struct event *const events[];
+extern const size_t n_events;
+
+const struct event *event_find(const char *name);

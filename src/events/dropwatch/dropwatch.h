@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) OR Apache-2.0 */
+#ifndef HUATUO_DROPWATCH_H
+#define HUATUO_DROPWATCH_H
+
+/** What the dropwatch programs and the agent say to each other. */
+
+#include "core/packet.h"
+
+struct dropwatch_wire {
+    struct wire_head head;
+    struct packet packet;
+    __u64 place;     /* address behind the call that dropped it */
+    __u32 reason;    /* enum skb_drop_reason of the running kernel */
+    __u8 has_reason; /* 0: this kernel does not say why (before 5.17) */
+    __u8 pad[3];
+};
+
+/**
+ * A filter rule is a row of masked words: it matches when for every word
+ * `((fact ^ value) & mask) == 0`. What a fact may be one of is one bit each, so that "one of these"
+ * is: none of the others.
+ */
+enum dropwatch_fact {
+    FACT_REASON_NETNS, /* reason | netns << 32 */
+    FACT_BITS,         /* see below */
+    FACT_PLACES,       /* bit per place range that the drop lies in */
+    FACT_CALLERS,      /* bit per place range that one of the nearest callers lies in */
+    FACT_SADDR_HI,
+    FACT_SADDR_LO,
+    FACT_DADDR_HI,
+    FACT_DADDR_LO,
+    FACT_PORTS, /* sport | dport << 16 */
+    FACT_DEVICE_HI,
+    FACT_DEVICE_LO,
+    FACT_NR,
+};
+
+#define FACT_BITS_STATE(state)   (1ULL << (state)) /* bits 0 to 15; 0: no socket */
+#define FACT_BITS_STATES         0xffffULL
+#define FACT_BITS_FLAGS_SHIFT    16 /* 8 bits of TCP flags */
+#define FACT_BITS_NO_PAYLOAD     (1ULL << 24)
+#define FACT_BITS_PAYLOAD        (1ULL << 25)
+#define FACT_BITS_RX             (1ULL << 26)
+#define FACT_BITS_TX             (1ULL << 27)
+#define FACT_BITS_IPV4           (1ULL << 28)
+#define FACT_BITS_IPV6           (1ULL << 29)
+#define FACT_BITS_RECEIVED       (1ULL << 30) /* its bytes had come before the connection ended */
+#define FACT_BITS_PROTOCOL_SHIFT 32           /* 8 bits */
+
+struct dropwatch_row {
+    __u64 value[FACT_NR];
+    __u64 mask[FACT_NR];
+    __u32 rule; /* index in the accounting */
+    __u32 pad;
+};
+
+struct dropwatch_range {
+    __u64 start, size;
+};
+
+#define DROPWATCH_ROWS_MAX   96
+#define DROPWATCH_RANGES_MAX 64
+#define DROPWATCH_CALLERS    8 /* frames above the drop that `caller` looks at */
+
+struct dropwatch_settings {
+    __u64 protocols[4]; /* bit per IPPROTO_* */
+    __u32 n_rows;
+    __u32 n_ranges;
+    __u32 keep_own;           /* the agent's own traffic is as good as any */
+    __u32 want_received;      /* a row asks for FACT_BITS_RECEIVED */
+    __u64 ranges_with_caller; /* places for which the callers have to be looked at */
+    struct dropwatch_range ranges[DROPWATCH_RANGES_MAX];
+    struct dropwatch_row rows[DROPWATCH_ROWS_MAX];
+};
+
+#endif

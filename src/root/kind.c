@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "root/kind.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/log.h"
+
+#define SWEEP_BATCH    256
+/* A program that has just found its window open may still be adding to it. */
+#define SWEEP_GRACE_NS (100 * NS_PER_MS)
+
+/** The last thing libbpf complained of: the best there is to tell why a load failed. */
+static char complaint[CHANNEL_TEXT_MAX];
+
+static int on_libbpf_print(enum libbpf_print_level level, const char *format, va_list args)
+{
+    char line[CHANNEL_TEXT_MAX];
+    size_t len;
+
+    if (level == LIBBPF_DEBUG)
+        return 0;
+    vsnprintf(line, sizeof(line), format, args);
+    len = strcspn(line, "\n");
+    line[len] = '\0';
+    log_debug("%s", line);
+    /* The first one is about the cause, what follows about its consequences; the verifier's log is
+     * many lines, and not for an operator. */
+    if (!*complaint && strncmp(line, "libbpf: ", 8) == 0 && !strstr(line, "BPF program load log") &&
+        !strstr(line, "failed to load object") && !strstr(line, "RLIMIT_MEMLOCK"))
+        snprintf(complaint, sizeof(complaint), "%s", line + 8);
+    return 0;
+}
+
+static void describe(const char *what, int r, char ret[CHANNEL_TEXT_MAX])
+{
+    snprintf(ret, CHANNEL_TEXT_MAX, "%s: %s%s%.250s%s", what, strerror(-r), *complaint ? ": " : "",
+             complaint,
+             r == -EPERM || r == -EACCES
+                 ? "; run huatuo as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+                 : "");
+}
+
+static void refuse(struct kind_hook *hook, int way, const char *what, int r)
+{
+    hook->ways[way].state = HOOK_REFUSED;
+    describe(what, r, hook->ways[way].reason);
+}
+
+/** Why none of the ways could be had: the last one's refusal, as the others were preferred to it.
+ */
+static void give_up(struct kind *kind, unsigned h)
+{
+    bool all_off = true;
+
+    for (int way = 0; way < HOOK_WAYS_MAX && kind->event->hooks[h].ways[way].name; way++) {
+        if (kind->hooks[h].ways[way].state == HOOK_REFUSED)
+            snprintf(kind->reason, sizeof(kind->reason), "%s", kind->hooks[h].ways[way].reason);
+        all_off &= kind->hooks[h].ways[way].state == HOOK_OFF;
+    }
+    if (all_off)
+        snprintf(kind->reason, sizeof(kind->reason),
+                 "all ways to watch it are switched off in %s.hooks_off", kind->event->name);
+}
+
+/** The next way that may be tried, or -1. */
+static int next_way(const struct kind *kind, unsigned h, int way)
+{
+    const struct hook *hook = &kind->event->hooks[h];
+
+    while (++way < HOOK_WAYS_MAX && hook->ways[way].name)
+        if (kind->hooks[h].ways[way].state == HOOK_UNUSED)
+            return way;
+    return -1;
+}
+
+static uint32_t ring_bytes(uint64_t wanted)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), bytes = page;
+
+    while (bytes < wanted && bytes < UINT64_C(1) << 30)
+        bytes *= 2;
+    return (uint32_t)bytes;
+}
+
+static int set_common(struct bpf_object *object, const struct event_options *options)
+{
+    struct bpf_map *map = bpf_object__find_map_by_name(object, ".data.common");
+    size_t size;
+    const void *initial = map ? bpf_map__initial_value(map, &size) : NULL;
+    struct wire_common common;
+
+    if (!initial || size != sizeof(common))
+        return -EINVAL;
+    memcpy(&common, initial, sizeof(common));
+    common.window_limit = (uint32_t)options->repeat_limit;
+    common.window_ns = options->repeat_window;
+    return bpf_map__set_initial_value(map, &common, sizeof(common));
+}
+
+static int size_map(struct bpf_object *object, const char *name, uint32_t entries)
+{
+    struct bpf_map *map = bpf_object__find_map_by_name(object, name);
+
+    return map ? bpf_map__set_max_entries(map, entries) : -ENOENT;
+}
+
+/** An object with the chosen ways' programs, not loaded yet. */
+static int prepare(const struct kind *kind, const struct event_options *options,
+                   struct bpf_object **ret)
+{
+    LIBBPF_OPTS(bpf_object_open_opts, open, .object_name = kind->event->name);
+    struct bpf_object *object;
+    struct bpf_program *program;
+    const void *bytes;
+    size_t size;
+    int r;
+
+    *complaint = '\0';
+    bytes = kind->event->object(&size);
+    object = bpf_object__open_mem(bytes, size, &open);
+    if (!object)
+        return -errno;
+    bpf_object__for_each_program(program, object) bpf_program__set_autoload(program, false);
+    for (unsigned h = 0; h < kind->n_hooks; h++) {
+        int way = kind->hooks[h].chosen;
+        const char *const *name = way < 0 ? NULL : kind->event->hooks[h].ways[way].programs;
+
+        for (; name && *name; name++) {
+            program = bpf_object__find_program_by_name(object, *name);
+            if (program)
+                bpf_program__set_autoload(program, true);
+        }
+    }
+    r = set_common(object, options);
+    if (r == 0)
+        r = size_map(object, "counters", kind->n_cpus);
+    if (r == 0)
+        r = size_map(object, "windows", (uint32_t)options->repeat_keys);
+    if (r == 0)
+        r = size_map(object, "ring", ring_bytes(options->ring_size));
+    if (r < 0) {
+        bpf_object__close(object);
+        return r;
+    }
+    *ret = object;
+    return 0;
+}
+
+static void unload(struct kind *kind)
+{
+    kind_detach(kind);
+    bpf_object__close(kind->object);
+    kind->object = NULL;
+}
+
+static int attach_way(struct kind *kind, unsigned h)
+{
+    const struct hook_way *way = &kind->event->hooks[h].ways[kind->hooks[h].chosen];
+
+    for (const char *const *name = way->programs; *name; name++) {
+        struct bpf_program *program = bpf_object__find_program_by_name(kind->object, *name);
+        struct bpf_link *link;
+
+        if (!program)
+            return -ENOENT;
+        if (kind->n_links >= KIND_PROGRAMS_MAX)
+            return -E2BIG;
+        link = bpf_program__attach(program);
+        if (!link)
+            return -errno;
+        kind->links[kind->n_links++] = link;
+    }
+    return 0;
+}
+
+/**
+ * Loads and attaches all chosen ways. On failure nothing is left, and `*ret_failed` is the hook
+ * that would not attach, or -1 if the load failed, which does not tell which program was to blame.
+ */
+static int load_chosen(struct kind *kind, const struct event_options *options, int *ret_failed)
+{
+    int r = prepare(kind, options, &kind->object);
+
+    *ret_failed = -1;
+    if (r < 0)
+        return r;
+    r = bpf_object__load(kind->object);
+    for (unsigned h = 0; r == 0 && h < kind->n_hooks; h++) {
+        if (kind->hooks[h].chosen < 0)
+            continue;
+        *complaint = '\0';
+        r = attach_way(kind, h);
+        if (r < 0)
+            *ret_failed = (int)h;
+    }
+    if (r < 0)
+        unload(kind);
+    return r;
+}
+
+/** Which of the hooks' chosen ways do not load when they are alone; each moves on to its next. */
+static bool blame(struct kind *kind, const struct event_options *options)
+{
+    bool moved = false;
+
+    for (unsigned h = 0; h < kind->n_hooks; h++) {
+        struct kind alone = *kind;
+        int failed, r;
+
+        if (kind->hooks[h].chosen < 0)
+            continue;
+        for (unsigned other = 0; other < kind->n_hooks; other++)
+            if (other != h)
+                alone.hooks[other].chosen = -1;
+        r = load_chosen(&alone, options, &failed);
+        if (r == 0) {
+            unload(&alone);
+            continue;
+        }
+        refuse(&kind->hooks[h], kind->hooks[h].chosen, failed < 0 ? "load" : "attach", r);
+        kind->hooks[h].chosen = next_way(kind, h, kind->hooks[h].chosen);
+        moved = true;
+    }
+    return moved;
+}
+
+static bool any_chosen(const struct kind *kind)
+{
+    for (unsigned h = 0; h < kind->n_hooks; h++)
+        if (kind->hooks[h].chosen >= 0)
+            return true;
+    return false;
+}
+
+int kind_open(struct kind *kind, const struct event *event, const struct event_options *options)
+{
+    int failed, r, n_cpus = libbpf_num_possible_cpus();
+
+    *kind = (struct kind){.event = event, .n_cpus = n_cpus > 0 ? (unsigned)n_cpus : 1};
+    libbpf_set_print(on_libbpf_print);
+    for (const struct hook *hook = event->hooks; hook->name; hook++) {
+        struct kind_hook *h = &kind->hooks[kind->n_hooks];
+
+        for (int way = 0; way < HOOK_WAYS_MAX && hook->ways[way].name; way++)
+            h->ways[way].state =
+                string_list_has(&options->hooks_off, hook->ways[way].name) ? HOOK_OFF : HOOK_UNUSED;
+        kind->n_hooks++;
+        h->chosen = next_way(kind, kind->n_hooks - 1, -1);
+    }
+
+    while (any_chosen(kind)) {
+        r = load_chosen(kind, options, &failed);
+        if (r == 0) {
+            for (unsigned h = 0; h < kind->n_hooks; h++)
+                if (kind->hooks[h].chosen >= 0)
+                    kind->hooks[h].ways[kind->hooks[h].chosen].state = HOOK_ATTACHED;
+            break;
+        }
+        if (failed >= 0) {
+            refuse(&kind->hooks[failed], kind->hooks[failed].chosen, "attach", r);
+            kind->hooks[failed].chosen =
+                next_way(kind, (unsigned)failed, kind->hooks[failed].chosen);
+        } else if (!blame(kind, options)) {
+            describe("load", r, kind->reason);
+            return -EOPNOTSUPP;
+        }
+    }
+    for (unsigned h = kind->n_hooks; h-- > 0;)
+        if (kind->hooks[h].chosen < 0 && !event->hooks[h].optional)
+            give_up(kind, h);
+    return kind->object ? 0 : -EOPNOTSUPP;
+}
+
+void kind_detach(struct kind *kind)
+{
+    while (kind->n_links)
+        bpf_link__destroy(kind->links[--kind->n_links]);
+}
+
+void kind_close(struct kind *kind)
+{
+    unload(kind);
+}
+
+int kind_map_fd(const struct kind *kind, const char *name)
+{
+    struct bpf_map *map = bpf_object__find_map_by_name(kind->object, name);
+
+    return map ? bpf_map__fd(map) : -ENOENT;
+}
+
+uint64_t kind_missed(const struct kind *kind)
+{
+    struct bpf_program *program;
+    uint64_t missed = 0;
+
+    bpf_object__for_each_program(program, kind->object)
+    {
+        struct bpf_prog_info info = {};
+        uint32_t size = sizeof(info);
+
+        /* recursion_misses: 9ed9e9ba2337, 5.12 */
+        if (bpf_program__fd(program) >= 0 &&
+            bpf_obj_get_info_by_fd(bpf_program__fd(program), &info, &size) == 0)
+            missed += info.recursion_misses;
+    }
+    return missed;
+}
+
+void kind_sweep(const struct kind *kind, const struct event_options *options, uint64_t now_boot_ns,
+                bool all,
+                void (*fn)(void *arg, const struct wire_key *key, const struct wire_window *window),
+                void *arg)
+{
+    static struct wire_key keys[SWEEP_BATCH];
+    static struct wire_window found[SWEEP_BATCH];
+    int fd = kind_map_fd(kind, "windows");
+    uint32_t position = 0;
+    bool first = true;
+    int r;
+
+    do {
+        uint32_t n = SWEEP_BATCH;
+
+        r = bpf_map_lookup_batch(fd, first ? NULL : &position, &position, keys, found, &n, NULL);
+        if (r < 0 && r != -ENOENT)
+            break;
+        first = false;
+        for (uint32_t i = 0; i < n; i++) {
+            if (!all && (int64_t)(now_boot_ns - found[i].begin_ns) <
+                            (int64_t)(options->repeat_window + SWEEP_GRACE_NS))
+                continue;
+            /* Nobody writes into a closed window: its key's next event opened another generation.
+             */
+            if (bpf_map_delete_elem(fd, &keys[i]) == 0 && found[i].suppressed)
+                fn(arg, &keys[i], &found[i]);
+        }
+    } while (r == 0);
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/** An event kind in the kernel: its BPF object loaded, one way of each of its hooks attached. */
+
+#include "core/channel.h"
+
+struct bpf_object;
+struct bpf_link;
+
+#define KIND_HOOKS_MAX    8
+#define KIND_PROGRAMS_MAX 32
+
+/** What became of each way of a hook. */
+struct kind_hook {
+    int chosen; /* index of the way in use; -1: none could be had */
+    struct {
+        enum hook_state state;
+        char reason[CHANNEL_TEXT_MAX]; /* why it was refused */
+    } ways[HOOK_WAYS_MAX];
+};
+
+struct kind {
+    const struct event *event;
+    struct bpf_object *object; /* owned; NULL: nothing of it could be loaded */
+    struct bpf_link *links[KIND_PROGRAMS_MAX];
+    size_t n_links;
+    struct kind_hook hooks[KIND_HOOKS_MAX];
+    unsigned n_hooks;
+    unsigned n_cpus;
+    char reason[CHANNEL_TEXT_MAX]; /* why there is no object although hooks were accepted */
+    uint64_t missed;               /* last reported */
+};
+
+/**
+ * Loads and attaches, for each hook the first way that this kernel accepts; the programs do nothing
+ * until the agent sets `watching`. Returns 0 if at least one hook is attached, -EOPNOTSUPP if none
+ * is (see `hooks`); in both cases kind_close() is needed.
+ */
+int kind_open(struct kind *kind, const struct event *event, const struct event_options *options);
+void kind_detach(struct kind *kind); /* hooks only: the ring stays readable */
+void kind_close(struct kind *kind);
+
+int kind_map_fd(const struct kind *kind, const char *name); /* -ENOENT */
+
+/** How often the kernel did not run our programs because they were running already. */
+uint64_t kind_missed(const struct kind *kind);
+
+/**
+ * Takes windows that have closed out of the kernel; those with repeats are given to `fn`. `all`:
+ * also those that are still open (at the end).
+ */
+void kind_sweep(const struct kind *kind, const struct event_options *options, uint64_t now_boot_ns,
+                bool all,
+                void (*fn)(void *arg, const struct wire_key *key, const struct wire_window *window),
+                void *arg);

@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The harness of the end-to-end tests: a running agent, network namespaces, a time limit.
+
+`HUATUO` names the binary; `./dev test e2e` sets it to the one with sanitizers.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+
+TEST_LIMIT_S = 180
+READY_TIMEOUT_S = 30  # sanitizers are slow
+STOP_TIMEOUT_S = 30
+
+SANITIZER_REPORT = re.compile(r"(Address|Leak|Thread|UndefinedBehavior|Memory)Sanitizer|: runtime error: ")
+SANITIZER_OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=1:exitcode=99",
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
+}
+
+
+@pytest.fixture(autouse=True)
+def time_limit():
+    """A test that hangs fails, so that the others run and everything it made is taken down."""
+
+    def too_long(_signal, _frame):
+        raise TimeoutError(f"the test took longer than {TEST_LIMIT_S} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(TEST_LIMIT_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def wait_until(predicate, timeout, what):
+    """Returns the first true result of predicate(); fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        result = predicate()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout} s in vain for: {what() if callable(what) else what}")
+        time.sleep(0.1)
+
+
+# ---- the agent
+
+
+def check_accounting(status):
+    """seen = recorded + suppressed + filtered + lost, for every kind, with nothing in between."""
+    assert status["events"], "status knows no event kind"
+    wrong = []
+    for kind, count in status["events"].items():
+        parts = {name: count[name] for name in ("recorded", "suppressed", "filtered", "lost")}
+        if count["seen"] != sum(parts.values()) or count["unaccounted"] != 0:
+            wrong.append(f"{kind}: seen {count['seen']}, {parts}, unaccounted {count['unaccounted']}")
+        for whole in ("filtered", "lost"):
+            by = count[whole + "_by"]
+            if sum(by.values()) != count[whole]:
+                wrong.append(f"{kind}: {whole} {count[whole]}, but by cause {by}")
+    assert not wrong, "the accounts don't balance:\n" + "\n".join(wrong)
+
+
+def session_processes(session):
+    """The processes of a session that still run; zombies don't."""
+    pids = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, sid = stat.read_text(errors="replace").rpartition(")")[2].split()[:4]
+            if int(sid) == session and state not in "ZX":
+                pids.append(int(stat.parent.name))
+    return pids
+
+
+class Agent:
+    """`huatuo run` on a store of its own, and what the other subcommands say about it."""
+
+    def __init__(self, binary, store, *arguments, output="none", env=None):
+        self.binary, self.store, self.output = str(binary), Path(store), output
+        self.env = {**os.environ, **SANITIZER_OPTIONS, **(env or {})}
+        # Not below the store, which is the agent's; not in pytest's directory, which lets in nobody
+        # but root, while the agent gives up its privileges.
+        self.logs = Path(tempfile.mkdtemp(prefix="huatuo-e2e-log-"))
+        self.ended = False
+        with open(self.logs / "stdout", "wb") as out, open(self.logs / "stderr", "wb") as err:
+            command = [self.binary, "run", "--store", str(store), "--output", output, *arguments]
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=self.env,
+                start_new_session=True,  # session_processes() finds all of its processes
+            )
+
+    # -- what it says
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    @property
+    def stdout(self):
+        return (self.logs / "stdout").read_text(errors="replace")
+
+    @property
+    def stderr(self):
+        return (self.logs / "stderr").read_text(errors="replace")
+
+    def huatuo(self, *arguments, check=True):
+        """Runs a subcommand on this agent's store: huatuo("show", id)."""
+        done = subprocess.run(
+            [self.binary, arguments[0], "--store", str(self.store), *arguments[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=self.env,
+            timeout=60,
+            check=False,
+        )
+        stderr = done.stderr.decode(errors="replace")
+        assert not SANITIZER_REPORT.search(stderr), stderr
+        assert not check or done.returncode == 0, f"{arguments}: exit {done.returncode}: {stderr}"
+        return done
+
+    def status(self):
+        return json.loads(self.huatuo("status", "--json").stdout)
+
+    def records(self, event=None, **filters):
+        """The records, oldest first. Filters are options of `list`: since="10m", match="eth0"."""
+        arguments = []
+        for name, values in {"event": event, **filters}.items():
+            for value in values if isinstance(values, (list, tuple)) else [values]:
+                if value is not None:
+                    arguments += ["--" + name.replace("_", "-"), str(value)]
+        lines = self.huatuo("list", "--json", *arguments).stdout.decode().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def wait_records(self, predicate, timeout=15, count=1, event=None, **filters):
+        """Waits for `count` records for which predicate(record) is true; returns all there are."""
+        seen = []
+
+        def enough():
+            seen[:] = self.records(event, **filters)
+            found = [record for record in seen if predicate(record)]
+            return found if len(found) >= count else None
+
+        def what():
+            summaries = [f"{r.get('tracer_name')}: {r.get('summary')}" for r in seen[-20:]]
+            return "\n  ".join([f"{count} such records; the last of {len(seen)}:", *summaries])
+
+        return wait_until(enough, timeout, what)
+
+    def wait_ready(self, timeout=READY_TIMEOUT_S):
+        last = b"nothing"
+
+        def ready():
+            nonlocal last
+            code = self.process.poll()
+            if code is not None:
+                self.forget()
+                pytest.fail(f"the agent ended with {code} before it was ready:\n{self.stderr}")
+            done = self.huatuo("status", "--json", check=False)
+            last = done.stdout + done.stderr
+            return done.returncode == 0 and json.loads(done.stdout)["ready"] is True
+
+        wait_until(
+            ready,
+            timeout,
+            lambda: f"`ready` of status, which says\n{last.decode()}\nThe agent says\n{self.stderr}",
+        )
+        return self
+
+    # -- how it ends
+
+    def processes(self):
+        return session_processes(self.pid)
+
+    def stop(self, number=signal.SIGTERM):
+        """A clean end, and all that has to be true after one. Returns the last status."""
+        self.process.send_signal(number)
+        code = self.wait_end()
+        assert code == 0, f"the agent ended with {code} after signal {number}:\n{self.stderr}"
+        status = self.status()
+        assert status["running"] is False and status["ready"] is False
+        check_accounting(status)
+        return status
+
+    def kill(self, pid=None):
+        """SIGKILL of one of its processes (default: the first); the other has to end by itself."""
+        os.kill(pid or self.pid, signal.SIGKILL)
+        return self.wait_end()
+
+    def wait_end(self, timeout=None):
+        """Waits until all processes are gone; returns the exit code of the first."""
+        timeout = timeout or STOP_TIMEOUT_S
+        self.ended = True
+        try:
+            code = self.process.wait(timeout)
+            wait_until(lambda: not self.processes(), timeout, f"the end of {self.processes()}")
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the agent did not end within {timeout} s:\n{self.stderr}")
+        finally:
+            self.forget()
+        assert not SANITIZER_REPORT.search(self.stderr), self.stderr
+        return code
+
+    def forget(self):
+        """Leaves no process behind, whatever happened."""
+        self.ended = True
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while (pids := self.processes()) and time.monotonic() < deadline:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.poll()
+            time.sleep(0.01)
+        self.process.poll()
+
+
+@pytest.fixture
+def agent(request):
+    """Starts agents: agent("--events", "dropwatch", output="json"). Each gets a store of its own, or
+    that of an earlier one with store=earlier.store. Those that still run at the end of the test are
+    stopped, with all the checks of stop()."""
+    folder = Path(tempfile.mkdtemp(prefix="huatuo-e2e-"))
+    folder.chmod(0o755)  # an agent without privileges has to get through
+    agents = []
+
+    def start(*arguments, store=None, output="none", env=None, ready=True):
+        binary = os.environ.get("HUATUO") or Path(__file__).parents[2] / "build-test/huatuo"
+        store = store or folder / f"store{len(agents)}"
+        one = Agent(binary, store, *arguments, output=output, env=env)
+        agents.append(one)
+        return one.wait_ready() if ready else one
+
+    yield start
+    problems = []
+    for one in agents:
+        if not one.ended:
+            try:
+                one.stop()
+            except BaseException as error:  # the others have to be stopped too
+                problems.append(error)
+                one.forget()
+        print(f"stderr of {one.process.args}:\n{one.stderr}")  # pytest shows it if the test failed
+        shutil.rmtree(one.logs)
+    shutil.rmtree(folder)
+    if problems:
+        raise problems[0]
+
+
+# ---- network namespaces
+
+
+def ip(*arguments):
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+def setns(path):
+    """Moves this thread into the network namespace at the path."""
+    clone_newnet = 0x40000000
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(fd, clone_newnet) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"setns({path}): {os.strerror(number)}")
+    finally:
+        os.close(fd)
+
+
+class NetworkNamespace:
+    """`with ns:` runs a block inside; a socket made there goes on working outside."""
+
+    def __init__(self, name):
+        # Names are the host's, and two test runs may happen at the same time.
+        self.name = f"huatuo-{os.getpid()}-{name}"
+        self.outside = []
+        ip("netns", "add", self.name)
+
+    @property
+    def path(self):
+        return f"/var/run/netns/{self.name}"
+
+    @property
+    def inode(self):
+        return os.stat(self.path).st_ino
+
+    def ip(self, *arguments):
+        with self:
+            return ip(*arguments)
+
+    def run(self, *command, check=True, **options):
+        """Runs a program inside, as subprocess.run() does. It sees the host's /sys."""
+        with self:
+            return subprocess.run(command, check=check, capture_output=True, text=True, **options)
+
+    def __enter__(self):
+        self.outside.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        setns(self.path)
+        return self
+
+    def __exit__(self, *_):
+        fd = self.outside.pop()
+        setns(f"/proc/self/fd/{fd}")
+        os.close(fd)
+
+    def delete(self):
+        ip("netns", "delete", self.name)
+
+
+def veth(one, name_one, addresses_one, other, name_other, addresses_other):
+    """A pair of devices between two namespaces, up, with addresses like "10.9.0.1/24"."""
+    one.ip("link", "add", name_one, "type", "veth", "peer", "name", name_other, "netns", other.name)
+    for ns, name, addresses in (
+        (one, name_one, addresses_one),
+        (other, name_other, addresses_other),
+    ):
+        for address in addresses:
+            # Without duplicate detection an IPv6 address can be used at once.
+            ns.ip("address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
+        ns.ip("link", "set", name, "up")
+
+
+@pytest.fixture
+def netns():
+    """Makes network namespaces: netns("client"). They go, with their devices, after the test."""
+    made = []
+
+    def make(name):
+        made.append(NetworkNamespace(name))
+        made[-1].ip("link", "set", "lo", "up")
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.delete()
+
+
+def in_netns(ns, function, *arguments):
+    """Calls function(*arguments) in a child process inside the namespace and returns what it returns;
+    fails with the traceback if it raises. For what has to be seen as another process."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(reader)
+            try:
+                setns(ns.path)
+                data = pickle.dumps((True, function(*arguments)))
+            except BaseException:
+                data = pickle.dumps((False, traceback.format_exc()))
+            with os.fdopen(writer, "wb") as pipe:
+                pipe.write(data)
+            status = 0
+        finally:
+            os._exit(status)  # nothing of pytest may run here
+    os.close(writer)
+    try:
+        with os.fdopen(reader, "rb") as pipe:
+            data = pipe.read()
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(pid, 0)
+    assert data, f"the child in {ns.name} ended without an answer (wait status {status})"
+    fine, answer = pickle.loads(data)
+    assert fine, f"in {ns.name}:\n{answer}"
+    return answer
