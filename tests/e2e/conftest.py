@@ -139,6 +139,11 @@ class Agent:
     def status(self):
         return json.loads(self.huatuo("status", "--json").stdout)
 
+    @staticmethod
+    def counts_of(event):
+        """What became of the events of a kind, out of its part of the status; without zeros."""
+        return {name: value for name, value in event.items() if name not in ("hook", "hooks", "state") and value}
+
     def records(self, event=None, **filters):
         """The records, oldest first. Filters are options of `list`: since="10m", match="eth0"."""
         arguments = []
@@ -160,7 +165,9 @@ class Agent:
 
         def what():
             summaries = [f"{r.get('tracer_name')}: {r.get('summary')}" for r in seen[-20:]]
-            return "\n  ".join([f"{count} such records; the last of {len(seen)}:", *summaries])
+            # With what was counted: a record that was lost, filtered or missed says so there.
+            counts = [f"{kind}: {self.counts_of(count)}" for kind, count in self.status()["events"].items()]
+            return "\n  ".join([f"{count} such records; the last of {len(seen)}:", *summaries, *counts])
 
         return wait_until(enough, timeout, what)
 
