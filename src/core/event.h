@@ -105,6 +105,12 @@ struct decode {
     void (*device_name)(uint32_t netns, int ifindex, char ret[16]);
 };
 
+/** By what a provoked event's record is known: this field of tracer_data has this value. */
+struct provoked {
+    char field[32];
+    uint64_t value;
+};
+
 struct event {
     const char *name;             /* config section, --event, metric label: "dropwatch" */
     const char *tracer_name;      /* in the record: "netdev_event" */
@@ -135,9 +141,9 @@ struct event {
      * -EBADMSG: they make no sense (counted as lost: decode).
      */
     int (*decode)(const struct decode *d, const void *raw, struct record *r);
-    /** Makes the kernel do it for real, harmlessly, in a namespace of its own. Run in a forked
-     * process with root's rights, which may be left in any state. */
-    int (*provoke)(void);
+    /** Makes the kernel do it for real, harmlessly, in a namespace or cgroup of its own. Run in a
+     * forked process with root's rights, which may be left in any state. */
+    int (*provoke)(struct provoked *ret);
 };
 
 /** The registry, generated from src/events/meson.build. */

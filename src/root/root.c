@@ -184,10 +184,11 @@ static void start_demo(struct root *root)
     if (root->demo != 0)
         return;
     for (size_t i = 0; i < n_events; i++) {
+        struct provoked provoked;
         int r = 0;
 
         if (events[i]->provoke && kind_options(root, i)->enabled)
-            r = events[i]->provoke();
+            r = events[i]->provoke(&provoked);
         if (r < 0)
             log_warning("--demo: cannot provoke a %s event: %s", events[i]->name, strerror(-r));
     }

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from conftest import in_netns, veth, wait_until
+from harness import in_netns, veth, wait_until
 
 FAULTS = Path(__file__).parents[1] / "faults"
 sys.path.insert(0, str(FAULTS))

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SANITIZER_OPTIONS, SANITIZER_REPORT, in_netns
+from harness import SANITIZER_OPTIONS, SANITIZER_REPORT, in_netns
 from dropwatch import SERVER, drop_all, drops, hosts, settle, start, start_connecting  # noqa: F401
 
 # In the names of the processes, as others on this machine may lose packets at the same time.

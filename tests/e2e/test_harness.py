@@ -7,9 +7,9 @@ import subprocess
 import sys
 import textwrap
 
-import conftest
+import harness
 import pytest
-from conftest import check_accounting, in_netns, session_processes, veth, wait_until
+from harness import check_accounting, in_netns, session_processes, veth, wait_until
 
 # Behaves like the agent's command line; FAULT says what goes wrong.
 DOUBLE = """
@@ -108,7 +108,7 @@ def test_kill_ends_one_process_and_waits_for_the_others(double, agent):
 
 def test_kill_complains_if_the_others_live_on(double, agent, monkeypatch):
     one = agent()
-    monkeypatch.setattr(conftest, "STOP_TIMEOUT_S", 1)
+    monkeypatch.setattr(harness, "STOP_TIMEOUT_S", 1)
     with pytest.raises(pytest.fail.Exception, match="in vain for: the end of"):
         one.kill()
     assert not one.processes()
@@ -147,7 +147,7 @@ def inner_pytest(tmp_path):
         file = tmp_path / "test_inner.py"
         file.write_text(textwrap.dedent(text))
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "conftest", file],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "harness", file],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -207,7 +207,7 @@ def test_packets_pass_between_two_namespaces(netns, family):
 def test_namespaces_go_after_the_test(netns, inner_pytest):
     code, output = inner_pytest(
         """
-        from conftest import ip
+        from harness import ip
         made = []
         def test_makes_one(netns):
             made.append(netns("x").name)

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from harness import wait_until
 from dropwatch import (
     CLIENT,
     SERVER,

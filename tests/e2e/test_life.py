@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SANITIZER_REPORT, check_accounting, session_processes, wait_until
+from harness import SANITIZER_REPORT, check_accounting, session_processes, wait_until
 from dropwatch import (
     counts,
     drop_all,

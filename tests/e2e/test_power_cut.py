@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from harness import wait_until
 from dropwatch import drop_all, drops, flood, flood_program, hosts  # noqa: F401 (fixtures)
 
 SOURCE_PORT = 65535

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from harness import wait_until
 from dropwatch import (
     CLIENT,
     SERVER,

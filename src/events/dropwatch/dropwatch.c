@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "core/event.h"
 #include "dropwatch.skel.h"
@@ -357,7 +358,7 @@ static int dropwatch_decode(const struct decode *d, const void *raw, struct reco
 }
 
 /** A connection to a port of its own loopback device on which nobody listens. */
-static int dropwatch_provoke(void)
+static int dropwatch_provoke(struct provoked *ret)
 {
     struct sockaddr_in nobody = {
         .sin_family = AF_INET,
@@ -366,9 +367,11 @@ static int dropwatch_provoke(void)
     };
     struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP};
     _close_fd_ int fd = -1;
+    struct stat netns;
 
-    if (unshare(CLONE_NEWNET) < 0)
+    if (unshare(CLONE_NEWNET) < 0 || stat("/proc/self/ns/net", &netns) < 0)
         return -errno;
+    *ret = (struct provoked){.field = "netns", .value = netns.st_ino};
     fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &lo) < 0)
         return -errno;

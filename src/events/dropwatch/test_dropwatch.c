@@ -1800,8 +1800,12 @@ static void test_provoke(void **state)
 
     (void)state;
     assert_true(pid >= 0);
-    if (pid == 0)
-        _exit(-dropwatch->provoke());
+    if (pid == 0) {
+        struct provoked provoked = {};
+        int r = dropwatch->provoke(&provoked);
+
+        _exit(r < 0 ? -r : strcmp(provoked.field, "netns") == 0 && provoked.value ? 0 : EBADMSG);
+    }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
     if (WEXITSTATUS(status) == EPERM)

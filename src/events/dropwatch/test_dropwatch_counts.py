@@ -5,7 +5,7 @@ tell which. The queueing discipline drops each packet while its sender runs, so 
 import os
 import signal
 
-from conftest import check_accounting, wait_until
+from harness import check_accounting, wait_until
 from dropwatch import (
     CLIENT,
     SERVER,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dropwatch
 import pytest
-from conftest import ip, veth, wait_until
+from harness import ip, veth, wait_until
 from dns_server import DnsServer
 from dropwatch import (
     CLIENT,
