@@ -30,6 +30,7 @@ ENVELOPE = re.compile(r'\badd_(?:known|string_field|number_field|key)\(t, "(\w+)
 TABLES = [
     ("docs/records.md", ("Envelope", "Process"), "src/core/record.c", ENVELOPE),
     ("docs/records.md", ("Closing records",), "src/agent/agent.c", FIELD),
+    ("docs/records.md", ("Coverage records",), "src/agent/coverage.c", FIELD),
 ]
 
 
@@ -207,6 +208,7 @@ def check_fields(tree):
 def check_examples(tree):
     """Examples in JSON are JSON, and have no fields that are not written."""
     envelope = {"repeat", *ENVELOPE.findall(tree.read("src/core/record.c"))}
+    envelope |= set(FIELD.findall(tree.read("src/agent/coverage.c")))
     for page in tree.pages.values():
         for number, language, lines in page.blocks:
             if language != "json":
@@ -271,6 +273,7 @@ SAMPLE = {
         'add_key(t, "tracer_name"); add_key(t, "tracer_data");',
     ],
     "src/agent/agent.c": ['record_str(r, "of", x);'],
+    "src/agent/coverage.c": ['record_str(r, "change", x);'],
     "docs/events/oom.md": ["# oom"],
     "docs/events/stray.md": ["# WRONG"],
     "docs/events/drop.md": [
@@ -295,6 +298,9 @@ SAMPLE = {
         "| `tracer_name`, `tracer_data` | string |",
         "## Closing records",
         "| `of` | string |",
+        "## Coverage records",
+        "| `change` | string |",
+        "| `made_up` | WRONG |",
     ],
 }
 # Findings that cannot stand in their own line.

@@ -15,7 +15,9 @@
 #include <sys/stat.h>
 #include <sys/utsname.h>
 
+#include "agent/coverage.h"
 #include "agent/directory.h"
+#include "agent/handover.h"
 #include "agent/kinds.h"
 #include "agent/output.h"
 #include "agent/own.h"
@@ -42,9 +44,11 @@
 #define CLOSE_BOUND_NS    (1 * NS_PER_SEC)
 #define OUTPUT_BOUND_NS   (1 * NS_PER_SEC)
 #define END_WAIT_NS       (300 * NS_PER_MS)
+#define LOST_GAP_NS       (60 * NS_PER_SEC) /* between two records of losses */
 
 struct agent {
     const struct agent_setup *setup;
+    const struct config *config, *before; /* before: of the agent whose place is taken, or NULL */
     const struct agent_options *options;
     const struct store_options *store_options;
     struct privilege_user user;
@@ -61,6 +65,7 @@ struct agent {
     struct watch *expiry; /* only while records wait */
     struct watch *channel_watch;
     int channel, status_socket;
+    int state_fd; /* what is handed over to the next agent, or was by the one before */
     int clock_fd; /* tells when the clock is set */
 
     struct wall_clock clock;
@@ -68,6 +73,7 @@ struct agent {
     char hostname[256];
     struct utsname uname;
     uint64_t started_ns;
+    uint64_t ticked_ns; /* CLOCK_REALTIME: when losses were last looked for */
 
     struct names *names;
     struct processes *processes;
@@ -81,7 +87,9 @@ struct agent {
 
     uint64_t status_sum; /* of what was saved last: nothing is written while nothing happens */
     bool ready, ready_once, ending;
-    uint64_t end_ns; /* CLOCK_MONOTONIC: no record waits longer once `ending` */
+    bool handing_over;              /* ending, and another agent goes on */
+    char end_why[CHANNEL_TEXT_MAX]; /* once `ending` */
+    uint64_t end_ns;                /* CLOCK_MONOTONIC: no record waits longer once `ending` */
     int exit_status;
 };
 
@@ -94,7 +102,8 @@ static void put(void *arg, struct record *r)
     int e = record_finish(r, clock_now_ns(CLOCK_REALTIME), &doc);
 
     if (e < 0) {
-        a->kinds[record_event(r)].lost[e == -ENOMEM ? AGENT_LOST_MEMORY : AGENT_LOST_DECODE]++;
+        if (record_is_counted(r))
+            a->kinds[record_event(r)].lost[e == -ENOMEM ? AGENT_LOST_MEMORY : AGENT_LOST_DECODE]++;
         log_debug("a record could not be put together: %s", strerror(-e));
     } else {
         store_put(a->store, doc); /* counts what it cannot take */
@@ -274,7 +283,123 @@ static void on_window(struct agent *a, const struct channel_message *m)
     put(a, r);
 }
 
+/* ------------------------------------------------------------------ coverage */
+
+static void put_coverage(struct agent *a, const struct agent_kind *kind,
+                         const struct coverage_note *note)
+{
+    struct record *r;
+    int e = coverage_record(&a->origin, kind, note, &r);
+
+    if (e < 0)
+        log_warning("%s: a record about when it was watched is missing: %s", kind->event->name,
+                    strerror(-e));
+    else
+        put(a, r);
+}
+
+/** What differs from what was last recorded of each kind: at the start, and when another agent's
+ * place is taken. */
+static void record_coverage(struct agent *a)
+{
+    static const char failed[] = "failed"; /* in place of the ways */
+
+    for (size_t i = 0; i < a->n_kinds; i++) {
+        struct agent_kind *kind = &a->kinds[i];
+        bool was = *kind->covered && strcmp(kind->covered, failed) != 0;
+        bool is = kind_watched(kind);
+        struct coverage_note note = {
+            .change = is    ? was ? COVERAGE_HOOK : COVERAGE_BEGIN
+                      : was ? COVERAGE_END
+                            : COVERAGE_FAILED,
+            .realtime_ns = clock_now_ns(CLOCK_REALTIME),
+            .reason = a->before ? "the configuration has changed" : "",
+        };
+        char now[sizeof(kind->covered)] = "";
+
+        if (is)
+            kind_ways(kind, now, sizeof(now));
+        else if (kind->enabled)
+            snprintf(now, sizeof(now), "%s", failed);
+        if (!is && kind->enabled)
+            note.reason = kind->reason;
+        if (strcmp(now, kind->covered) != 0 && (is || was || kind->enabled))
+            put_coverage(a, kind, &note);
+        snprintf(kind->covered, sizeof(kind->covered), "%s", now);
+    }
+}
+
+static void record_end(struct agent *a)
+{
+    for (size_t i = 0; i < a->n_kinds; i++)
+        if (kind_watched(&a->kinds[i]))
+            put_coverage(a, &a->kinds[i],
+                         &(struct coverage_note){
+                             .change = COVERAGE_END,
+                             .realtime_ns = clock_now_ns(CLOCK_REALTIME),
+                             .reason = a->end_why,
+                         });
+}
+
+/** By cause, what was lost since it was last noted. */
+static void lost_text(const json_t *before, const json_t *now, char *ret, size_t size)
+{
+    const char *name;
+    json_t *value;
+    size_t len = 0;
+
+    *ret = '\0';
+    json_object_foreach((json_t *)now, name, value)
+    {
+        json_int_t more =
+            json_integer_value(value) - json_integer_value(json_object_get(before, name));
+
+        if (more > 0 && len < size)
+            len += (size_t)snprintf(ret + len, size - len, "%s%s %lld", len ? ", " : "", name,
+                                    (long long)more);
+    }
+}
+
+/** Losses are noted at once, then once a minute as long as there are more. */
+static void record_losses(struct agent *a, bool last)
+{
+    uint64_t now = clock_now_ns(CLOCK_REALTIME);
+
+    for (size_t i = 0; i < a->n_kinds; i++) {
+        struct agent_kind *kind = &a->kinds[i];
+        struct coverage_note note = {.change = COVERAGE_LOST, .realtime_ns = now};
+        struct kind_account account;
+        char reason[CHANNEL_TEXT_MAX];
+        json_t *causes;
+
+        kind_get_account(kind, a->store, &account);
+        if (account.lost <= kind->noted.lost) {
+            if (now - kind->noted.time_ns >= LOST_GAP_NS)
+                kind->noted.time_ns = 0;
+            continue;
+        }
+        if (!last && kind->noted.time_ns && now - kind->noted.time_ns < LOST_GAP_NS)
+            continue;
+        causes = status_lost_by(kind, a->store);
+        lost_text(kind->noted.lost_by, causes, reason, sizeof(reason));
+        note.reason = reason;
+        note.lost = account.lost - kind->noted.lost;
+        note.since_ns =
+            kind->noted.time_ns ? kind->noted.time_ns : MAX(a->started_ns, a->ticked_ns);
+        log_warning("%s: %llu events were lost: %s; docs/troubleshooting.md says what helps",
+                    kind->event->name, (unsigned long long)note.lost, reason);
+        put_coverage(a, kind, &note);
+        json_decref(kind->noted.lost_by);
+        kind->noted.lost_by = causes;
+        kind->noted.lost = account.lost;
+        kind->noted.time_ns = now;
+    }
+    a->ticked_ns = now;
+}
+
 /* ------------------------------------------------------------------ status */
+
+static const char root_gone[] = "its root part was killed";
 
 static struct status_input status_input(const struct agent *a, bool running)
 {
@@ -288,6 +413,7 @@ static struct status_input status_input(const struct agent *a, bool running)
         .version = HUATUO_VERSION,
         .symbols = a->kernel.symbols ? symbols_reason(a->kernel.symbols) : "not read yet",
         .user = a->user.name,
+        .end = a->end_why,
         .pid = (uint32_t)getppid(),
     };
 }
@@ -318,12 +444,32 @@ static int on_status_connection(void *arg, uint32_t revents)
     return 0;
 }
 
+/** Until then it was watched, and nobody was left to say so. */
+static void record_crash(struct agent *a, const json_t *kinds)
+{
+    for (size_t i = 0; i < a->n_kinds; i++) {
+        const json_t *kind = json_object_get(kinds, a->kinds[i].event->name);
+        const char *state = json_string_value(json_object_get(kind, "state"));
+
+        if (state && (strcmp(state, "watching") == 0 || strcmp(state, "partly") == 0))
+            put_coverage(a, &a->kinds[i],
+                         &(struct coverage_note){
+                             .change = COVERAGE_END,
+                             .realtime_ns = store_alive_before(a->store),
+                             .reason = "the agent was killed, or the machine went down",
+                         });
+    }
+}
+
 /**
  * What the last run had seen and not written when it was killed, as far as its last note tells, is
  * counted as lost now.
  */
 static void count_crash(struct agent *a)
 {
+    char alive[CLOCK_TEXT_MAX];
+    const char *why;
+
     struct store_reader *reader;
     _free_ char *text = NULL;
     char error[512];
@@ -336,9 +482,12 @@ static void count_crash(struct agent *a)
     store_reader_close(reader);
     status = text ? json_loads(text, 0, NULL) : NULL;
     if (json_is_true(json_object_get(status, "running"))) {
-        log_warning("the agent that wrote to %s before was killed; what it had in memory is lost",
-                    a->store_options->path);
+        clock_format_ms(store_alive_before(a->store), alive);
+        log_warning("the agent that wrote to %s before was killed at about %s, or the machine went "
+                    "down; what it had in memory is lost",
+                    a->store_options->path, alive);
         kinds = json_object_get(status, "events");
+        record_crash(a, kinds);
         for (size_t i = 0; i < a->n_kinds; i++) {
             json_int_t n = json_integer_value(
                 json_object_get(json_object_get(kinds, a->kinds[i].event->name), "unaccounted"));
@@ -346,19 +495,26 @@ static void count_crash(struct agent *a)
             a->kinds[i].lost[AGENT_LOST_CRASH] = n > 0 ? (uint64_t)n : 0;
         }
     }
+    if (json_is_true(json_object_get(status, "running")))
+        save_status(a, false); /* with the records, so that this is said once */
+    why = json_string_value(json_object_get(status, "end"));
+    if (why && strcmp(why, root_gone) == 0)
+        log_warning("the last run on %s ended because %s; what it had seen was written",
+                    a->store_options->path, root_gone);
     json_decref(status);
 }
 
 /* ------------------------------------------------------------------ the loop */
 
-static void configure_kinds(struct agent *a)
+/** `fresh`: only those through which nobody watches yet. */
+static void configure_kinds(struct agent *a, bool fresh)
 {
     for (size_t i = 0; i < a->n_kinds; i++) {
         struct agent_kind *kind = &a->kinds[i];
         const struct decode decode = {.kernel = &a->kernel, .options = kind->options};
         char error[CHANNEL_TEXT_MAX] = "out of memory";
 
-        if (!kind->loaded || !kind->event->configure)
+        if (!kind->loaded || !kind->event->configure || (fresh && !kind->fresh))
             continue;
         if (kind->event->configure(&decode, kind->settings, error, sizeof(error)) == 0)
             *error = '\0';
@@ -371,6 +527,7 @@ static void configure_kinds(struct agent *a)
 
 static int on_tick(void *arg)
 {
+    const struct channel_message alive = {.type = CHANNEL_ALIVE};
     struct agent *a = arg;
     uint64_t sum = 0;
 
@@ -378,7 +535,10 @@ static int on_tick(void *arg)
     if (a->own)
         own_sockets_tick(a->own, clock_now_ns(CLOCK_MONOTONIC));
     if (symbols_refresh(a->kernel.symbols, clock_now_ns(CLOCK_BOOTTIME)) > 0)
-        configure_kinds(a);
+        configure_kinds(a, false);
+    channel_send(a->channel, &alive, NULL, 0); /* full: the root part does not look at it anyway */
+    if (!a->ending)
+        record_losses(a, false);
     for (size_t i = 0; i < a->n_kinds; i++) {
         struct kind_account account;
 
@@ -470,8 +630,12 @@ static int on_channel(void *arg, uint32_t revents)
         log_error("the root part has gone; writing what there is and ending");
         a->exit_status = EXIT_FAILURE;
     }
-    if (r <= 0 || m.type == CHANNEL_END) {
+    if (r <= 0 || m.type == CHANNEL_END || m.type == CHANNEL_HAND_OVER) {
         consume(a);
+        if (!a->ending) {
+            snprintf(a->end_why, sizeof(a->end_why), "%s", r <= 0 ? root_gone : m.text);
+            a->handing_over = r > 0 && m.type == CHANNEL_HAND_OVER;
+        }
         a->ending = true;
         a->end_ns = clock_now_ns(CLOCK_MONOTONIC) + END_WAIT_NS;
         a->ready = false;
@@ -654,12 +818,14 @@ static int open_store(struct agent *a)
         log_error("%s", error);
         return r;
     }
-    a->status_socket = status_socket_listen(a->store_options->path);
+    if (a->status_socket < 0)
+        a->status_socket = status_socket_listen(a->store_options->path);
     if (a->status_socket < 0)
         log_warning("`huatuo status` will only see what was last written: making a socket in %s "
                     "failed: %s",
                     a->store_options->path, strerror(-a->status_socket));
-    count_crash(a);
+    if (!a->before)
+        count_crash(a);
     if (!a->setup->print)
         return 0;
     r = output_new(a->store_options->path, a->setup->print, &a->output);
@@ -767,22 +933,35 @@ static void say_hooks(const struct agent_kind *kind)
 static int begin(struct agent *a)
 {
     struct channel_message m = {.type = CHANNEL_WATCHING};
+    int r;
 
-    a->started_ns = clock_now_ns(CLOCK_REALTIME);
+    if (!a->started_ns)
+        a->started_ns = clock_now_ns(CLOCK_REALTIME);
     clock_update(&a->clock);
-    configure_kinds(a);
+    configure_kinds(a, false);
     own_sockets_watch(a->own, a->kinds, a->n_kinds);
     for (size_t i = 0; i < a->n_kinds; i++) {
-        if (a->kinds[i].loaded)
-            a->kinds[i].common->watching = 1;
-        if (a->kinds[i].enabled)
-            say_hooks(&a->kinds[i]);
+        struct agent_kind *kind = &a->kinds[i];
+
+        if (kind->loaded) {
+            kind->common->window_limit = (uint32_t)kind->options->repeat_limit;
+            kind->common->window_ns = kind->options->repeat_window;
+            kind->common->from_ns = 0; /* that moment has passed */
+            kind->common->watching = 1;
+        }
+        if (kind->enabled)
+            say_hooks(kind);
     }
-    /* From here on nobody waits for the other side. */
-    fcntl(a->channel, F_SETFL, fcntl(a->channel, F_GETFL) | O_NONBLOCK);
+    /* The two are committed together: a crash after the one is noticed by the other. */
     a->ready = a->ready_once = true;
     save_status(a, true);
-    return channel_send(a->channel, &m, NULL, 0);
+    record_coverage(a);
+    /* From here on nobody waits for the other side. */
+    fcntl(a->channel, F_SETFL, fcntl(a->channel, F_GETFL) | O_NONBLOCK);
+    r = channel_send(a->channel, &m, NULL, 0);
+    if (r < 0)
+        snprintf(a->end_why, sizeof(a->end_why), "%s", root_gone);
+    return r;
 }
 
 /* ------------------------------------------------------------------ ending */
@@ -812,6 +991,22 @@ static void print(const char *text)
         dprintf(STDOUT_FILENO, "%s", text);
 }
 
+/** The store is closed: the next agent may have it. */
+static void send_state(struct agent *a)
+{
+    const struct channel_message m = {.type = CHANNEL_STATE};
+    const int fds[] = {a->state_fd, a->status_socket};
+    int r = a->state_fd < 0 ? a->state_fd : 0;
+
+    fcntl(a->channel, F_SETFL, fcntl(a->channel, F_GETFL) & ~O_NONBLOCK);
+    if (r == 0)
+        r = channel_send(a->channel, &m, fds, a->status_socket < 0 ? 1 : 2);
+    if (r < 0)
+        log_error("handing the counts over to the next agent failed: %s; it begins at 0",
+                  strerror(-r));
+    a->state_fd = fd_close(a->state_fd);
+}
+
 /** Returns false if the output thread hangs: then nothing may touch standard output any more. */
 static bool end_store(struct agent *a)
 {
@@ -819,14 +1014,23 @@ static bool end_store(struct agent *a)
     _free_ char *table = NULL;
     bool printed;
 
+    if (a->ready_once) {
+        record_losses(a, true);
+        if (!a->handing_over || *a->end_why) /* not where another goes on in the same place */
+            record_end(a);
+    }
     wait_for_store(a);
     printed = output_end(a->output, OUTPUT_BOUND_NS);
     save_status(a, false);
-    if (a->setup->table && a->ready_once)
+    if (a->handing_over)
+        a->state_fd = handover_write(&in, a->windows);
+    else if (a->setup->table && a->ready_once)
         table = status_table(&in);
     a->store = store_close(a->store, clock_now_ns(CLOCK_MONOTONIC) + CLOSE_BOUND_NS);
     if (printed)
         print(table);
+    if (a->handing_over)
+        send_state(a);
     return printed;
 }
 
@@ -854,10 +1058,57 @@ static void end(struct agent *a)
     fd_close(a->status_socket);
     fd_close(a->clock_fd);
     fd_close(a->kallsyms);
+    fd_close(a->state_fd);
     fd_close(a->channel);
 }
 
-int agent_run(int channel, void *arg)
+/** All that can be done before the agent that runs is told to end: what fails here leaves it be. */
+static int prepare(struct agent *a)
+{
+    const struct store_options *before = config_section(a->before, "store");
+    struct channel_message prepared = {.type = CHANNEL_PREPARED};
+    struct channel_message m = {};
+    int fds[CHANNEL_FDS_MAX], r = 0;
+    size_t n_fds = 0;
+
+    configure_kinds(a, true);
+    if (strcmp(before->path, a->store_options->path) != 0) {
+        r = open_store(a);
+        snprintf(prepared.text, sizeof(prepared.text), "records go to %.400s from now on",
+                 a->store_options->path);
+    }
+    if (r == 0)
+        r = channel_send(a->channel, &prepared, NULL, 0);
+    if (r < 0)
+        return r;
+    r = channel_receive(a->channel, &m, fds, &n_fds);
+    if (r <= 0 || m.type != CHANNEL_GO)
+        return r < 0 ? r : -EPIPE; /* the root part has changed its mind, and said so */
+    if (n_fds > 0)
+        a->state_fd = fds[0];
+    if (n_fds > 1 && a->store)
+        fd_close(fds[1]); /* that of another directory */
+    else if (n_fds > 1)
+        a->status_socket = fds[1];
+    return 0;
+}
+
+/** Goes on where the agent before has ended. */
+static int take_over(struct agent *a)
+{
+    int r = a->state_fd < 0 ? -ENODATA : 0;
+
+    if (r == 0)
+        r = handover_read(a->state_fd, a->kinds, a->n_kinds, a->windows, &a->started_ns);
+    if (r < 0)
+        log_warning("the agent before has left no counts (%s): they begin at 0", strerror(-r));
+    a->state_fd = fd_close(a->state_fd);
+    for (size_t i = 0; a->store && i < a->n_kinds; i++)
+        *a->kinds[i].covered = '\0'; /* this store has not heard of it */
+    return 0;
+}
+
+int agent_run(int channel, const struct config *config, const struct config *before, void *arg)
 {
     static struct agent agent;
     struct agent *a = &agent;
@@ -865,23 +1116,29 @@ int agent_run(int channel, void *arg)
 
     *a = (struct agent){
         .setup = arg,
+        .config = config,
+        .before = before,
         .channel = channel,
         .status_socket = -1,
+        .state_fd = -1,
         .clock_fd = -1,
         .kallsyms = -1,
     };
-    a->options = config_section(a->setup->config, "agent");
-    a->store_options = config_section(a->setup->config, "store");
+    a->options = config_section(config, "agent");
+    a->store_options = config_section(config, "store");
     prctl(PR_SET_NAME, "huatuo-agent");
     for (size_t i = 0; i < n_events && i < AGENT_KINDS_MAX; i++)
-        kind_init(&a->kinds[a->n_kinds++], (unsigned)i,
-                  config_section(a->setup->config, events[i]->name));
+        kind_init(&a->kinds[a->n_kinds++], (unsigned)i, config_section(config, events[i]->name));
     describe_origin(a);
 
     r = with_privilege(a);
     if (r == 0)
         r = open_parts(a);
-    if (r == 0)
+    if (r == 0 && before)
+        r = prepare(a);
+    if (r == 0 && before)
+        r = take_over(a);
+    if (r == 0 && !a->store)
         r = open_store(a);
     if (r == 0)
         r = watch_all(a);

@@ -2,6 +2,7 @@
 
 #include "agent/kinds.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -44,6 +45,8 @@ int kind_take(struct agent_kind *kind, const struct channel_message *m, const in
         return -EBADMSG;
     }
     kind->n_cpus = m->kind.n_cpus;
+    kind->instance = m->kind.instance;
+    kind->fresh = m->kind.fresh;
     kind->counters_size = kind->n_cpus * sizeof(struct wire_counters);
     kind->settings_size = kind->event->settings_size;
     kind->ring_fd = fds[0];
@@ -79,6 +82,11 @@ void kind_done(struct agent_kind *kind)
         munmap((void *)kind->common, sizeof(*kind->common));
     if (kind->settings)
         munmap(kind->settings, kind->settings_size);
+    json_decref(kind->past.filtered_by);
+    json_decref(kind->past.lost_by);
+    json_decref(kind->noted.lost_by);
+    kind->noted.lost_by = NULL;
+    kind->past = (struct kind_past){};
     kind->counters = NULL;
     kind->common = NULL;
     kind->settings = NULL;
@@ -94,10 +102,82 @@ const struct hook_way *kind_way(const struct agent_kind *kind, unsigned hook)
     return NULL;
 }
 
+void kind_ways(const struct agent_kind *kind, char *ret, size_t size)
+{
+    size_t len = 0;
+
+    *ret = '\0';
+    for (unsigned h = 0; kind->event->hooks[h].name; h++) {
+        const struct hook_way *way = kind_way(kind, h);
+
+        if (way && len < size)
+            len += (size_t)snprintf(ret + len, size - len, "%s%s", len ? ", " : "", way->name);
+    }
+}
+
+bool kind_watched(const struct agent_kind *kind)
+{
+    for (unsigned h = 0; kind->enabled && kind->event->hooks[h].name; h++)
+        if (!kind->event->hooks[h].optional && kind_way(kind, h))
+            return true;
+    return false;
+}
+
+/* Of counters that lie one behind the other. */
+static void add_counters(uint64_t *sums, const volatile uint64_t *values, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        sums[i] += values[i];
+}
+
+void kind_get_kernel(const struct agent_kind *kind, struct wire_counters *ret)
+{
+    const struct wire_counters *past = &kind->past.kernel;
+    struct wire_counters sum = {};
+
+    for (unsigned cpu = 0; kind->counters && cpu < kind->n_cpus; cpu++) {
+        const volatile struct wire_counters *c = &kind->counters[cpu];
+
+        sum.sent += c->sent;
+        sum.suppressed += c->suppressed;
+        add_counters((uint64_t *)sum.filtered, (const volatile uint64_t *)c->filtered,
+                     WIRE_RULES_MAX);
+        add_counters((uint64_t *)sum.lost, (const volatile uint64_t *)c->lost, WIRE_LOST_NR);
+        /* Last what is counted first: what happens meanwhile is on its way, never more than all. */
+        sum.seen += c->seen;
+    }
+    sum.seen -= past->seen;
+    sum.sent -= past->sent;
+    sum.suppressed -= past->suppressed;
+    for (unsigned i = 0; i < WIRE_RULES_MAX; i++)
+        sum.filtered[i] -= past->filtered[i];
+    for (unsigned i = 0; i < WIRE_LOST_NR; i++)
+        sum.lost[i] -= past->lost[i];
+    *ret = sum;
+}
+
+static uint64_t sum_of(const json_t *counts)
+{
+    uint64_t sum = 0;
+    const char *name;
+    json_t *value;
+
+    json_object_foreach((json_t *)counts, name, value) sum += (uint64_t)json_integer_value(value);
+    return sum;
+}
+
 void kind_get_account(const struct agent_kind *kind, const struct store *store,
                       struct kind_account *ret)
 {
-    struct kind_account a = {.seen = kind->lost[AGENT_LOST_CRASH]};
+    const struct kind_past *past = &kind->past;
+    struct kind_account a = {
+        .seen = past->seen + kind->lost[AGENT_LOST_CRASH],
+        .recorded = past->recorded,
+        .suppressed = past->suppressed,
+        .filtered = sum_of(past->filtered_by),
+        .lost = sum_of(past->lost_by),
+    };
+    struct wire_counters kernel;
 
     /* In the opposite order of counting: what happens meanwhile is `unaccounted` for a moment, as
      * it is on its way, and never less than nothing. */
@@ -105,23 +185,20 @@ void kind_get_account(const struct agent_kind *kind, const struct store *store,
         struct store_counts counts;
 
         store_get_counts(store, kind->index, &counts);
-        a.recorded = counts.recorded;
+        a.recorded += counts.recorded;
         for (unsigned i = 0; i < STORE_LOST_NR; i++)
             a.lost += counts.lost[i];
     }
     for (unsigned i = 0; i < AGENT_LOST_NR; i++)
         a.lost += kind->lost[i];
-    for (unsigned cpu = 0; kind->counters && cpu < kind->n_cpus; cpu++) {
-        const volatile struct wire_counters *c = &kind->counters[cpu];
-
-        a.sent += c->sent;
-        a.suppressed += c->suppressed;
-        for (unsigned i = 0; i < WIRE_RULES_MAX; i++)
-            a.filtered += c->filtered[i];
-        for (unsigned i = 0; i < WIRE_LOST_NR; i++)
-            a.lost += c->lost[i];
-        a.seen += c->seen;
-    }
+    kind_get_kernel(kind, &kernel);
+    a.sent = kernel.sent;
+    a.suppressed += kernel.suppressed;
+    for (unsigned i = 0; i < WIRE_RULES_MAX; i++)
+        a.filtered += kernel.filtered[i];
+    for (unsigned i = 0; i < WIRE_LOST_NR; i++)
+        a.lost += kernel.lost[i];
+    a.seen += kernel.seen;
     a.unaccounted = (int64_t)(a.seen - a.recorded - a.suppressed - a.filtered - a.lost);
     *ret = a;
 }

@@ -4,6 +4,8 @@
 /** The agent's side of an event kind: its ring and counters in memory, its hooks, its accounting.
  */
 
+#include <jansson.h>
+
 #include "core/channel.h"
 #include "store/store.h"
 
@@ -18,6 +20,13 @@ struct agent_hook_way {
     char reason[CHANNEL_TEXT_MAX];
 };
 
+/** What agents before this one have counted since the root part began. */
+struct kind_past {
+    uint64_t seen, recorded, suppressed;
+    json_t *filtered_by, *lost_by; /* owned: numbers by name; NULL: none */
+    struct wire_counters kernel;   /* of the counters in the kernel, what the above holds already */
+};
+
 struct agent_kind {
     const struct event *event;
     unsigned index; /* in events[] */
@@ -28,12 +37,22 @@ struct agent_kind {
 
     int ring_fd; /* owned; -1 once it is in the ring manager */
     unsigned n_cpus;
+    uint32_t instance;                             /* of the object in the kernel */
+    bool fresh;                                    /* it has not watched yet */
     const volatile struct wire_counters *counters; /* mapped; one per CPU */
     size_t counters_size;
     volatile struct wire_common *common; /* mapped */
     void *settings;                      /* mapped; NULL: none */
     size_t settings_size;
 
+    struct kind_past past;
+    struct {
+        uint64_t lost,
+            time_ns;     /* as of the last coverage record of losses; CLOCK_REALTIME, 0: none */
+        json_t *lost_by; /* owned */
+    } noted;
+    char covered[512]; /* the ways that the last coverage record of this kind named; "": not watched
+                        */
     uint64_t lost[AGENT_LOST_NR];
     char complaint[CHANNEL_TEXT_MAX]; /* what its configuration was last told to be wrong with */
     uint64_t missed;                  /* times the kernel left our program out */
@@ -55,6 +74,13 @@ void kind_done(struct agent_kind *kind);
 /** The hook's way that is in use, or NULL. */
 const struct hook_way *kind_way(const struct agent_kind *kind, unsigned hook);
 
+/** The ways in use, as one text. */
+void kind_ways(const struct agent_kind *kind, char *ret, size_t size);
+/** Whether any hook is in use that makes events. */
+bool kind_watched(const struct agent_kind *kind);
+
+/** What the kernel has counted, over all CPUs and without the past. */
+void kind_get_kernel(const struct agent_kind *kind, struct wire_counters *ret);
 void kind_get_account(const struct agent_kind *kind, const struct store *store,
                       struct kind_account *ret);
 
@@ -67,8 +93,15 @@ struct status_input {
     uint64_t started_ns;           /* CLOCK_REALTIME */
     const char *version, *symbols; /* symbols: "" or why there are none */
     const char *user;
+    const char *end; /* why it ended, if it is not running */
     uint32_t pid;
 };
 char *status_json(const struct status_input *in);
+/** What was lost, by cause; the caller's to json_decref(). `store` may be NULL. */
+json_t *status_lost_by(const struct agent_kind *kind, const struct store *store);
+/** Of what others wrote (libbpf, users); bytes that are no UTF-8 would cost the whole document. */
+json_t *status_text(const char *bytes);
+/** Its part about one kind, `seen` and so on; the caller's to json_decref(). */
+json_t *status_event(const struct agent_kind *kind, const struct status_input *in);
 /** What Ctrl-C prints: a row a kind; heap. */
 char *status_table(const struct status_input *in);

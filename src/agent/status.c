@@ -19,8 +19,7 @@ static json_t *number(uint64_t value)
     return json_integer((json_int_t)value);
 }
 
-/** Of what others wrote (libbpf, users); bytes that are no UTF-8 would cost the whole document. */
-static json_t *foreign(const char *bytes)
+json_t *status_text(const char *bytes)
 {
     struct text safe = {};
     json_t *string;
@@ -40,17 +39,20 @@ static void add_count(json_t *object, const char *name, uint64_t value)
             number(value + (uint64_t)json_integer_value(json_object_get(object, name))));
 }
 
-static json_t *lost_by(const struct agent_kind *kind, const struct store *store)
+/** A copy of the counts of agents before this one, to be added to. */
+static json_t *past_counts(const json_t *past)
 {
-    json_t *object = json_object();
+    return past ? json_deep_copy(past) : json_object();
+}
 
-    for (unsigned i = 0; i < WIRE_LOST_NR; i++) {
-        uint64_t sum = 0;
+json_t *status_lost_by(const struct agent_kind *kind, const struct store *store)
+{
+    json_t *object = past_counts(kind->past.lost_by);
+    struct wire_counters kernel;
 
-        for (unsigned cpu = 0; kind->counters && cpu < kind->n_cpus; cpu++)
-            sum += kind->counters[cpu].lost[i];
-        add_count(object, kernel_lost_names[i] ? kernel_lost_names[i] : "kernel", sum);
-    }
+    kind_get_kernel(kind, &kernel);
+    for (unsigned i = 0; i < WIRE_LOST_NR; i++)
+        add_count(object, kernel_lost_names[i] ? kernel_lost_names[i] : "kernel", kernel.lost[i]);
     for (unsigned i = 0; i < AGENT_LOST_NR; i++)
         add_count(object, agent_lost_names[i], kind->lost[i]);
     if (store) {
@@ -67,18 +69,19 @@ static json_t *lost_by(const struct agent_kind *kind, const struct store *store)
  * finds them. */
 static json_t *filtered_by(const struct agent_kind *kind)
 {
-    json_t *object = json_object();
+    json_t *object = past_counts(kind->past.filtered_by);
+    struct wire_counters kernel;
 
+    kind_get_kernel(kind, &kernel);
     for (unsigned i = 0; i < WIRE_RULES_MAX && kind->event->rule_name; i++) {
         const char *name = kind->event->rule_name(kind->options, i);
-        uint64_t sum = 0;
+        uint64_t sum = kernel.filtered[i];
 
-        if (!name)
-            break;
-        if (!*name)
+        /* A rule may still have taken out some between being switched off and being gone. */
+        if (!name || !*name) {
+            add_count(object, "former", sum);
             continue;
-        for (unsigned cpu = 0; kind->counters && cpu < kind->n_cpus; cpu++)
-            sum += kind->counters[cpu].filtered[i];
+        }
         /* Several rules may have one name. */
         sum += (uint64_t)json_integer_value(json_object_get(object, name));
         json_object_set_new(object, name, number(sum));
@@ -99,25 +102,11 @@ static json_t *hooks(const struct agent_kind *kind)
                                     hook->ways[w].name, "state", state_names[way->state]);
 
             if (*way->reason)
-                json_object_set_new(row, "reason", foreign(way->reason));
+                json_object_set_new(row, "reason", status_text(way->reason));
             json_array_append_new(list, row);
         }
     }
     return list;
-}
-
-/** The ways in use, as one text. */
-static void used_ways(const struct agent_kind *kind, char *text, size_t size)
-{
-    size_t len = 0;
-
-    *text = '\0';
-    for (unsigned h = 0; kind->event->hooks[h].name; h++) {
-        const struct hook_way *way = kind_way(kind, h);
-
-        if (way && len < size)
-            len += (size_t)snprintf(text + len, size - len, "%s%s", len ? ", " : "", way->name);
-    }
 }
 
 static const char *state(const struct agent_kind *kind, bool running)
@@ -139,25 +128,25 @@ static const char *state(const struct agent_kind *kind, bool running)
     return used < needed ? "partly" : "watching";
 }
 
-static json_t *event_json(const struct agent_kind *kind, const struct status_input *in)
+json_t *status_event(const struct agent_kind *kind, const struct status_input *in)
 {
     struct kind_account a;
     char ways[512];
     json_t *object = json_object();
 
     kind_get_account(kind, in->store, &a);
-    used_ways(kind, ways, sizeof(ways));
+    kind_ways(kind, ways, sizeof(ways));
     json_object_set_new(object, "hook", json_string(ways));
     json_object_set_new(object, "state", json_string(state(kind, in->running)));
     if (*kind->reason)
-        json_object_set_new(object, "reason", foreign(kind->reason));
+        json_object_set_new(object, "reason", status_text(kind->reason));
     json_object_set_new(object, "seen", number(a.seen));
     json_object_set_new(object, "recorded", number(a.recorded));
     json_object_set_new(object, "suppressed", number(a.suppressed));
     json_object_set_new(object, "filtered", number(a.filtered));
     json_object_set_new(object, "filtered_by", filtered_by(kind));
     json_object_set_new(object, "lost", number(a.lost));
-    json_object_set_new(object, "lost_by", lost_by(kind, in->store));
+    json_object_set_new(object, "lost_by", status_lost_by(kind, in->store));
     json_object_set_new(object, "unaccounted", json_integer(a.unaccounted));
     json_object_set_new(object, "missed", number(kind->missed));
     json_object_set_new(object, "hooks", hooks(kind));
@@ -170,7 +159,7 @@ static json_t *store_json(const struct store *store)
 
     store_get_state(store, &s);
     return json_pack("{s:b, s:o, s:I, s:I, s:I, s:I}", "writing", (int)s.writing, "problem",
-                     foreign(s.problem), "queued", (json_int_t)s.queued, "records",
+                     status_text(s.problem), "queued", (json_int_t)s.queued, "records",
                      (json_int_t)s.records, "size_bytes", (json_int_t)s.size_bytes, "deleted",
                      (json_int_t)s.deleted);
 }
@@ -185,11 +174,14 @@ char *status_json(const struct status_input *in)
     json_object_set_new(root, "ready", json_boolean(in->ready));
     json_object_set_new(root, "version", json_string(in->version));
     json_object_set_new(root, "pid", number(in->pid));
-    json_object_set_new(root, "user", foreign(in->user));
+    json_object_set_new(root, "user", status_text(in->user));
     json_object_set_new(root, "started", json_string(started));
+    if (!in->running && in->end)
+        json_object_set_new(root, "end", json_string(in->end));
     json_object_set_new(root, "symbols", json_string(*in->symbols ? in->symbols : "ok"));
     for (size_t i = 0; i < in->n_kinds; i++)
-        json_object_set_new(events_object, in->kinds[i].event->name, event_json(&in->kinds[i], in));
+        json_object_set_new(events_object, in->kinds[i].event->name,
+                            status_event(&in->kinds[i], in));
     json_object_set_new(root, "events", events_object);
     json_object_set_new(root, "targets", json_object());
     if (in->store)

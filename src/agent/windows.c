@@ -114,3 +114,12 @@ bool windows_take(struct windows *w, uint64_t window_id, struct window_last *ret
     forget(w, entry);
     return true;
 }
+
+void windows_each(const struct windows *w,
+                  void (*fn)(void *arg, uint64_t window_id, const struct window_last *last),
+                  void *arg)
+{
+    for (const struct remembered *entry = TAILQ_FIRST(&w->in_order); entry;
+         entry = TAILQ_NEXT(entry, order))
+        fn(arg, entry->window_id, &entry->last);
+}

@@ -19,11 +19,16 @@ void window_last_done(struct window_last *last);
 
 int windows_new(size_t max, struct windows **ret);
 struct windows *windows_free(struct windows *w);
+DEFINE_CLEANUP(struct windows *, windows_free)
 
 /**
  * Takes `last` over; a window that is known already is updated. When full, the one that came first
  * is forgotten: a window that closes without repeats is never taken out.
  */
 void windows_set(struct windows *w, uint64_t window_id, struct window_last *last);
+/** Calls `fn` for each, in the order of coming. */
+void windows_each(const struct windows *w,
+                  void (*fn)(void *arg, uint64_t window_id, const struct window_last *last),
+                  void *arg);
 /** Takes it out: false, and `ret` empty, if it is not known. */
 bool windows_take(struct windows *w, uint64_t window_id, struct window_last *ret);

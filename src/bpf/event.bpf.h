@@ -49,6 +49,19 @@ struct {
 
 volatile struct wire_common common SEC(".data.common") = {};
 
+/** Whether events that happen now are this object's. */
+static __always_inline bool event_watched(void)
+{
+    __u64 from = common.from_ns, until = common.until_ns, now;
+
+    if (!common.watching)
+        return false;
+    if (!from && !until)
+        return true;
+    now = bpf_ktime_get_boot_ns();
+    return now >= from && (!until || now < until);
+}
+
 static __always_inline struct wire_counters *event_counters(void)
 {
     __u32 cpu = bpf_get_smp_processor_id();

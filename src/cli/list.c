@@ -4,17 +4,21 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
+#include "agent/status_socket.h"
 #include "cli/arguments.h"
 #include "cli/cli.h"
+#include "cli/gaps.h"
 #include "cli/render.h"
 #include "core/clock.h"
 #include "core/event.h"
 #include "core/text.h"
 #include "store/store.h"
 
-#define POLL_MS 100
+#define POLL_MS          100
+#define AGENT_PATIENCE_S 1
 
 struct list {
     const char *store;
@@ -87,6 +91,8 @@ static int parse_arguments(struct list *l, const char **tracer_names, int argc, 
     for (const char **name = tracer_names; *name; name++) {
         const struct event *event = event_find(*name);
 
+        if (!event && strcmp(*name, COVERAGE_NAME) == 0)
+            continue;
         if (!event)
             return cli_usage_event(&cli_list, "--event", *name);
         *name = event->tracer_name;
@@ -160,6 +166,44 @@ static int print_rows(struct list *l, struct store_reader *reader)
     return r;
 }
 
+static int note_gap(void *arg, const struct store_row *row)
+{
+    return gaps_note(arg, row);
+}
+
+/* Whether an agent uses the store; else when one was last alive there. */
+static bool is_watched(const char *store, uint64_t *ret_alive_ns)
+{
+    _close_fd_ int fd = status_socket_connect(store, AGENT_PATIENCE_S);
+    _free_ char *lock = NULL;
+    struct stat st = {};
+
+    if (fd >= 0)
+        return true;
+    if (asprintf(&lock, "%s/lock", store) >= 0 && stat(lock, &st) == 0)
+        *ret_alive_ns = (uint64_t)st.st_mtim.tv_sec * NS_PER_SEC + (uint64_t)st.st_mtim.tv_nsec;
+    return false;
+}
+
+/* Silence is no proof of health where nobody was listening. */
+static int print_gaps(const struct list *l, struct store_reader *reader)
+{
+    static const char *const coverage[] = {COVERAGE_NAME, NULL};
+    const struct store_query query = {.tracer_names = coverage};
+    uint64_t now_ns = clock_now_ns(CLOCK_REALTIME), alive_ns = now_ns;
+    _cleanup_(gaps_freep) struct gaps *gaps = NULL;
+    int r = gaps_new(&gaps);
+
+    if (r == 0)
+        r = store_reader_each(reader, &query, note_gap, gaps);
+    if (r == 0 && !is_watched(l->store, &alive_ns))
+        r = gaps_end(gaps, alive_ns);
+    if (r == 0)
+        r = gaps_print(gaps, l->query.tracer_names, l->query.since_ns,
+                       l->query.until_ns ? l->query.until_ns : now_ns, stdout);
+    return r < 0 ? r : 0;
+}
+
 /* Returns only if it can't go on: -EPIPE when nobody reads any more. */
 static int follow(struct list *l, struct store_reader *reader)
 {
@@ -194,6 +238,10 @@ static int list(struct list *l)
         return CLI_FAILED;
     }
     r = l->follow ? follow(l, reader) : print_rows(l, reader);
+    if (r == 0 && !l->json)
+        r = print_gaps(l, reader);
+    if (r == 0 && fflush(stdout) == EOF)
+        r = -errno;
     if (r == -EPIPE)
         return CLI_OK;
     if (r < 0) {
@@ -248,16 +296,21 @@ const struct cli_command cli_list = {
     .arguments = "[--event KIND]... [--since TIME] [--until TIME] [--container ID] [--pid N] "
                  "[--match TEXT] [--limit N] [-f] [--json] [--store DIR]",
     .summary = "Show what was recorded, newest last.",
-    .help = "  --event KIND      only this kind of event; may be given several times\n"
-            "  --since TIME      only from then on: 10m (ago), 16:05 (today), 2025-06-11,\n"
-            "                    \"2025-06-11 16:05:16\", or RFC 3339\n"
-            "  --until TIME      only until then\n"
-            "  --container ID    only of the container whose id begins like this\n"
-            "  --pid N           only of this process\n"
-            "  --match TEXT      only records in which this text stands\n"
-            "  --limit N         only the newest N\n"
-            "  -f                go on with what comes, until interrupted\n"
-            "  --json            the whole records, one a line\n"
-            "  --store DIR       where the records are (" CLI_DEFAULT_STORE ")\n",
+    .help =
+        "  --event KIND      only this kind of event, or coverage (when what was watched); may\n"
+        "                    be given several times\n"
+        "  --since TIME      only from then on: 10m (ago), 16:05 (today), 2025-06-11,\n"
+        "                    \"2025-06-11 16:05:16\", or RFC 3339\n"
+        "  --until TIME      only until then\n"
+        "  --container ID    only of the container whose id begins like this\n"
+        "  --pid N           only of this process\n"
+        "  --match TEXT      only records in which this text stands\n"
+        "  --limit N         only the newest N\n"
+        "  -f                go on with what comes, until interrupted\n"
+        "  --json            the whole records, one a line\n"
+        "  --store DIR       where the records are (" CLI_DEFAULT_STORE ")\n"
+        "\n"
+        "Without --json and -f, lines that begin with -- say when in that time a kind of event\n"
+        "was not watched, or lost events.\n",
     .run = run,
 };

@@ -103,24 +103,66 @@ static int set_store(struct config *config, const char *path)
     return set(config, assignment);
 }
 
+/** Where the configuration comes from; the same when it is read again. */
+struct source {
+    const char *path;   /* NULL: the usual one */
+    const char **sets;  /* ends with NULL */
+    const char *store;  /* NULL: as configured */
+    const char *chosen; /* kinds of event; NULL: as configured */
+};
+
+/** Returns an exit status; what is wrong has been said. */
+static int configure(const struct source *source, struct config **ret)
+{
+    _cleanup_(config_freep) struct config *config = NULL;
+    int status = CLI_OK;
+
+    if (settings_new(&config) < 0) {
+        log_error("reading the configuration failed: out of memory");
+        return CLI_FAILED;
+    }
+    if (read_file(config, source->path) < 0)
+        return CLI_FAILED;
+    for (const char **assignment = source->sets; *assignment; assignment++)
+        if (set(config, *assignment) < 0)
+            return CLI_USAGE;
+    if (set_store(config, source->store) < 0)
+        return CLI_USAGE;
+    if (source->chosen)
+        status = choose_events(config, source->chosen);
+    if (status == CLI_OK)
+        *ret = TAKE_PTR(config);
+    return status;
+}
+
+static int reload(void *arg, struct config **ret)
+{
+    return configure(arg, ret) == CLI_OK ? 0 : -EINVAL;
+}
+
 static int run(int argc, char **argv)
 {
-    const char *config_path = NULL, *chosen = NULL, *duration = NULL, *output = "text";
-    const char *store = NULL;
+    const char *duration = NULL, *output = "text";
     _free_ const char **sets = calloc((size_t)argc + 1, sizeof(*sets));
-    struct root_options root = {.agent = agent_run};
+    struct source source = {.sets = sets};
     struct agent_setup setup = {};
-    const struct argument table[] = {
-        {"--config", .value = &config_path}, {"--set", .values = sets},
-        {"--events", .value = &chosen},      {"--duration", .value = &duration},
-        {"--output", .value = &output},      {"--store", .value = &store},
-        {"--demo", .flag = &root.demo},      {},
+    struct root_options root = {
+        .agent = agent_run,
+        .agent_arg = &setup,
+        .reload = reload,
+        .reload_arg = &source,
     };
-    _cleanup_(config_freep) struct config *config = NULL;
+    const struct argument table[] = {
+        {"--config", .value = &source.path},   {"--set", .values = sets},
+        {"--events", .value = &source.chosen}, {"--duration", .value = &duration},
+        {"--output", .value = &output},        {"--store", .value = &source.store},
+        {"--demo", .flag = &root.demo},        {},
+    };
     const struct output_mode *mode;
+    struct config *config;
     int status;
 
-    if (!sets || settings_new(&config) < 0) {
+    if (!sets) {
         log_error("starting failed: out of memory");
         return CLI_FAILED;
     }
@@ -132,20 +174,10 @@ static int run(int argc, char **argv)
         return cli_usage(&cli_run, "--output takes text, json or none");
     if (duration && parse_duration(duration, &root.duration_ns) < 0)
         return cli_usage(&cli_run, "--duration takes a time such as 10s or 5m");
-    if (read_file(config, config_path) < 0)
-        return CLI_FAILED;
-    for (const char **assignment = sets; *assignment; assignment++)
-        if (set(config, *assignment) < 0)
-            return CLI_USAGE;
-    if (set_store(config, store) < 0)
-        return CLI_USAGE;
-    if (chosen)
-        status = choose_events(config, chosen);
+    status = configure(&source, &config);
     if (status != CLI_OK)
         return status;
-
-    setup = (struct agent_setup){.config = config, .print = mode->print, .table = mode->table};
-    root.arg = &setup;
+    setup = (struct agent_setup){.print = mode->print, .table = mode->table};
     return root_run(config, &root);
 }
 
@@ -163,6 +195,6 @@ const struct cli_command cli_run = {
             "  --store DIR     where records are kept (default: " CLI_DEFAULT_STORE ")\n"
             "  --demo          make one harmless real event of each kind happen\n"
             "\n"
-            "SIGINT and SIGTERM end it cleanly.\n",
+            "SIGINT and SIGTERM end it cleanly; SIGHUP reads the configuration again.\n",
     .run = run,
 };

@@ -11,15 +11,24 @@
 
 enum channel_type {
     /* root part to agent */
-    CHANNEL_KIND = 1, /* a kind is loaded; descriptors: ring, counters, common[, settings] */
-    CHANNEL_HOOK,     /* what became of one way of one hook */
-    CHANNEL_LOADED,   /* that was all: give up privilege and begin to watch */
-    CHANNEL_WINDOW,   /* a repeat window has closed with repeats */
-    CHANNEL_MISSED,   /* how often the kernel left our programs out */
-    CHANNEL_EXE,      /* answer */
-    CHANNEL_END,      /* the hooks are detached; nothing more will come */
+    CHANNEL_KIND = 1,  /* a kind is loaded; descriptors: ring, counters, common[, settings] */
+    CHANNEL_HOOK,      /* what became of one way of one hook */
+    CHANNEL_LOADED,    /* that was all: give up privilege and begin to watch */
+    CHANNEL_WINDOW,    /* a repeat window has closed with repeats */
+    CHANNEL_MISSED,    /* how often the kernel left our programs out */
+    CHANNEL_EXE,       /* answer */
+    CHANNEL_END,       /* the hooks are detached; nothing more will come; `text`: why */
+    CHANNEL_HAND_OVER, /* another agent goes on: to be answered with CHANNEL_STATE. `text`: why its
+                        * records will not be in the same store; "": they will */
+    CHANNEL_GO, /* to one that is CHANNEL_PREPARED: the one before has ended; descriptors as of
+                 * its CHANNEL_STATE, if there was one */
     /* agent to root part */
     CHANNEL_WATCHING, /* the store is open, records are being written */
+    CHANNEL_ALIVE,    /* the loop goes round: once a second */
+    CHANNEL_PREPARED, /* ready to go on where the one before it ends; `text`: for CHANNEL_HAND_OVER
+                       */
+    CHANNEL_STATE,    /* the last words of one that was told to hand over; descriptors: what it had
+                       * counted (agent/handover.h), its status socket if there is one */
     CHANNEL_ASK_EXE,  /* what a process runs, readable by the privileged only; descriptor: /proc/PID
                        */
     CHANNEL_ASK_SOCKETS, /* the owners of sockets: answered with CHANNEL_SOCKETS */
@@ -42,6 +51,8 @@ struct channel_message {
     union {
         struct {
             uint32_t n_cpus;
+            uint32_t instance; /* other if the kind was loaded anew: its counters began at 0 */
+            uint32_t fresh;    /* nobody watches through it yet */
         } kind;
         struct {
             uint32_t hook, way, state; /* enum hook_state */

@@ -105,6 +105,9 @@ struct decode {
     void (*device_name)(uint32_t netns, int ifindex, char ret[16]);
 };
 
+/** tracer_name of the records about the watching itself, of whatever kind. */
+#define COVERAGE_NAME "coverage"
+
 /** By what a provoked event's record is known: this field of tracer_data has this value. */
 struct provoked {
     char field[32];

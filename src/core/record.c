@@ -529,6 +529,11 @@ unsigned record_event(const struct record *r)
     return r->event_index;
 }
 
+bool record_is_counted(const struct record *r)
+{
+    return !r->uncounted;
+}
+
 uint64_t record_realtime(const struct record *r)
 {
     return r->realtime_ns;

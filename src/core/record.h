@@ -69,6 +69,7 @@ void record_container(struct record *r, const char *id, const char *hostname,
                       const char *found_by);
 /** Stands outside the accounting. */
 void record_uncounted(struct record *r);
+bool record_is_counted(const struct record *r);
 
 /** The process that the record is about, as the hook saw it. Once; pid 0 is a process too (idle).
  */

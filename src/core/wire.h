@@ -99,6 +99,8 @@ struct wire_common {
     __u32 watching;     /* 0: the programs return at once */
     __u32 window_limit; /* records in full per key and window */
     __u64 window_ns;
+    /* When one object takes over from another, to the moment. CLOCK_BOOTTIME; 0: not bounded */
+    __u64 from_ns, until_ns;
     __u32 own_netns; /* inode number of the agent's network namespace */
     __u32 own_rule;  /* index of the rule that takes out the agent's own sockets, or ~0 */
     __u32 own_count; /* how many entries of own[] to look at */

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/log.h"
 
@@ -274,6 +275,49 @@ int kind_open(struct kind *kind, const struct event *event, const struct event_o
         if (kind->hooks[h].chosen < 0 && !event->hooks[h].optional)
             give_up(kind, h);
     return kind->object ? 0 : -EOPNOTSUPP;
+}
+
+bool kind_needs_reopening(const struct event_options *before, const struct event_options *now)
+{
+    if (before->enabled != now->enabled)
+        return true;
+    if (!now->enabled)
+        return false;
+    if (before->ring_size != now->ring_size || before->repeat_keys != now->repeat_keys ||
+        before->hooks_off.n != now->hooks_off.n)
+        return true;
+    for (size_t i = 0; i < now->hooks_off.n; i++)
+        if (!string_list_has(&before->hooks_off, now->hooks_off.items[i]))
+            return true;
+    return false;
+}
+
+/** The settings that all kinds have, as the programs see them; munmap() is the caller's. */
+static struct wire_common *map_common(const struct kind *kind)
+{
+    void *memory = mmap(NULL, sizeof(struct wire_common), PROT_READ | PROT_WRITE, MAP_SHARED,
+                        kind_map_fd(kind, ".data.common"), 0);
+
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+int kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns)
+{
+    struct wire_common *old = before->object ? map_common(before) : NULL;
+    struct wire_common *new = now->object ? map_common(now) : NULL;
+    int r = (before->object && !old) || (now->object && !new) ? -errno : 0;
+
+    if (r == 0 && new) {
+        __atomic_store_n(&new->from_ns, at_boot_ns, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&new->watching, 1, __ATOMIC_SEQ_CST);
+    }
+    if (r == 0 && old)
+        __atomic_store_n(&old->until_ns, at_boot_ns, __ATOMIC_SEQ_CST);
+    if (old)
+        munmap(old, sizeof(*old));
+    if (new)
+        munmap(new, sizeof(*new));
+    return r;
 }
 
 void kind_detach(struct kind *kind)

@@ -30,6 +30,7 @@ struct kind {
     unsigned n_cpus;
     char reason[CHANNEL_TEXT_MAX]; /* why there is no object although hooks were accepted */
     uint64_t missed;               /* last reported */
+    uint32_t instance;             /* tells objects of the same kind apart */
 };
 
 /**
@@ -38,6 +39,13 @@ struct kind {
  * is (see `hooks`); in both cases kind_close() is needed.
  */
 int kind_open(struct kind *kind, const struct event *event, const struct event_options *options);
+/** Whether another object is needed for these options; the others take effect while it runs. */
+bool kind_needs_reopening(const struct event_options *before, const struct event_options *now);
+/**
+ * From this moment (CLOCK_BOOTTIME) on events are counted by `now` and no longer by `before`;
+ * either may hold no object.
+ */
+int kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns);
 void kind_detach(struct kind *kind); /* hooks only: the ring stays readable */
 void kind_close(struct kind *kind);
 

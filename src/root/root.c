@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
+#include <systemd/sd-daemon.h>
 
 #include "core/channel.h"
 #include "core/clock.h"
@@ -20,39 +21,68 @@
 #include "root/kind.h"
 #include "root/sockets.h"
 
-#define KINDS_MAX    32
-#define TICK_NS      (1 * NS_PER_SEC)
-#define END_BOUND_NS (10 * NS_PER_SEC)
+#define KINDS_MAX        32
+#define TICK_NS          (1 * NS_PER_SEC)
+#define END_BOUND_NS     (10 * NS_PER_SEC)
+#define PREPARE_BOUND_NS (30 * NS_PER_SEC)
+#define SWITCH_AFTER_NS  (5 * NS_PER_MS)
 
-struct root {
-    const struct config *config;
-    const struct root_options *options;
-    struct kind kinds[KINDS_MAX];
-    struct sockets *sockets; /* NULL: this kernel does not allow it */
-    int channel, signals;
-    pid_t agent, demo;
-    int agent_status; /* as of waitpid(); valid once agent is 0 */
-    bool channel_open, ending, watching;
-    uint64_t end_ns, kill_ns, tick_ns; /* CLOCK_MONOTONIC; 0: not set */
+/** An agent proper and the channel to it. */
+struct partner {
+    pid_t pid; /* 0: there is none */
+    int channel;
+    bool open;
 };
 
-static const struct event_options *kind_options(const struct root *root, size_t i)
+/** Reading the configuration again: another agent is prepared beside the one that runs. */
+struct reload {
+    struct config *config; /* owned; NULL: nothing of this is going on */
+    struct partner next;
+    struct kind kinds[KINDS_MAX]; /* those that have to be loaded anew */
+    bool anew[KINDS_MAX];         /* take kinds[], which may hold nothing, for the one in use */
+    bool handing_over;            /* the one that ran was told to end */
+    bool again;                   /* it was asked for once more meanwhile */
+    int state[CHANNEL_FDS_MAX];   /* what the one before has left; owned */
+    size_t n_state;
+    uint64_t until_ns; /* CLOCK_MONOTONIC */
+};
+
+struct root {
+    struct config *config; /* owned */
+    const struct root_options *options;
+    struct kind kinds[KINDS_MAX];
+    uint32_t n_instances;
+    struct sockets *sockets; /* NULL: this kernel does not allow it */
+    int signals;
+    struct partner agent;
+    pid_t demo;
+    int agent_status; /* as of waitpid(); valid once agent.pid is 0 */
+    bool ending, watching;
+    char end_why[128];
+    struct reload reload;
+    uint64_t end_ns, kill_ns, tick_ns, alive_ns; /* CLOCK_MONOTONIC; 0: not set */
+    uint64_t watchdog_ns; /* how often the service manager wants to hear of us */
+};
+
+static const struct event_options *kind_options(const struct config *config, size_t i)
 {
-    return config_section(root->config, events[i]->name);
+    return config_section(config, events[i]->name);
 }
 
-static int tell(struct root *root, const struct channel_message *m, const int *fds, size_t n_fds)
+static int tell(struct partner *partner, const struct channel_message *m, const int *fds,
+                size_t n_fds)
 {
-    int r = root->channel_open ? channel_send(root->channel, m, fds, n_fds) : -EPIPE;
+    int r = partner->open ? channel_send(partner->channel, m, fds, n_fds) : -EPIPE;
 
     if (r < 0)
-        root->channel_open = false;
+        partner->open = false;
     return r;
 }
 
-static int tell_hooks(struct root *root, size_t i)
+static void begin_reload(struct root *root);
+
+static int tell_hooks(struct partner *partner, size_t i, const struct kind *kind)
 {
-    const struct kind *kind = &root->kinds[i];
 
     for (unsigned h = 0; h < kind->n_hooks; h++)
         for (unsigned way = 0; way < HOOK_WAYS_MAX && events[i]->hooks[h].ways[way].name; way++) {
@@ -64,20 +94,19 @@ static int tell_hooks(struct root *root, size_t i)
             int r;
 
             snprintf(m.text, sizeof(m.text), "%s", kind->hooks[h].ways[way].reason);
-            r = tell(root, &m, NULL, 0);
+            r = tell(partner, &m, NULL, 0);
             if (r < 0)
                 return r;
         }
     return 0;
 }
 
-static int tell_kind(struct root *root, size_t i)
+static int tell_kind(struct partner *partner, size_t i, const struct kind *kind, bool fresh)
 {
-    const struct kind *kind = &root->kinds[i];
     struct channel_message m = {
         .type = CHANNEL_KIND,
         .event = (uint32_t)i,
-        .kind = {.n_cpus = kind->n_cpus},
+        .kind = {.n_cpus = kind->n_cpus, .instance = kind->instance, .fresh = fresh},
     };
     int fds[CHANNEL_FDS_MAX];
     size_t n_fds = 0;
@@ -93,7 +122,15 @@ static int tell_kind(struct root *root, size_t i)
                 fds[n_fds++] = fd;
         }
     }
-    return tell(root, &m, fds, n_fds);
+    return tell(partner, &m, fds, n_fds);
+}
+
+static int load_kind(struct root *root, size_t i, const struct config *config, struct kind *ret)
+{
+    int r = kind_open(ret, events[i], kind_options(config, i));
+
+    ret->instance = ++root->n_instances;
+    return r;
 }
 
 static int load_kinds(struct root *root)
@@ -103,12 +140,12 @@ static int load_kinds(struct root *root)
     for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
         int r;
 
-        if (!kind_options(root, i)->enabled)
+        if (!kind_options(root->config, i)->enabled)
             continue;
-        kind_open(&root->kinds[i], events[i], kind_options(root, i));
-        r = tell_hooks(root, i);
+        load_kind(root, i, root->config, &root->kinds[i]);
+        r = tell_hooks(&root->agent, i, &root->kinds[i]);
         if (r == 0)
-            r = tell_kind(root, i);
+            r = tell_kind(&root->agent, i, &root->kinds[i], true);
         if (r < 0)
             return r;
     }
@@ -117,7 +154,43 @@ static int load_kinds(struct root *root)
                     "packets go without the owner");
     /* Loading needs megabytes of type information, running needs none of it. */
     malloc_trim(0);
-    return tell(root, &loaded, NULL, 0);
+    return tell(&root->agent, &loaded, NULL, 0);
+}
+
+/** The child runs options->agent. */
+static int start_agent(struct root *root, struct partner *ret, const struct config *config,
+                       const struct config *before)
+{
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return -errno;
+    fflush(NULL);
+    ret->pid = fork();
+    if (ret->pid < 0) {
+        int r = -errno;
+
+        ret->pid = 0;
+        close(pair[0]);
+        close(pair[1]);
+        return r;
+    }
+    if (ret->pid == 0) {
+        /* Of the hooks, and of an agent before this one, nothing but the channel's end is its. */
+        close_range(STDERR_FILENO + 1, (unsigned)pair[1] - 1, 0);
+        close_range((unsigned)pair[1] + 1, ~0U, 0);
+        exit(root->options->agent(pair[1], config, before, root->options->agent_arg));
+    }
+    close(pair[1]);
+    ret->channel = pair[0];
+    ret->open = true;
+    return 0;
+}
+
+static void partner_close(struct partner *partner)
+{
+    partner->channel = fd_close(partner->channel);
+    partner->open = false;
 }
 
 struct sweep {
@@ -134,41 +207,215 @@ static void tell_window(void *arg, const struct wire_key *key, const struct wire
         .window = {.key = *key, .window = *window},
     };
 
-    tell(sweep->root, &m, NULL, 0);
+    tell(&sweep->root->agent, &m, NULL, 0);
+}
+
+static void sweep_kind(struct root *root, size_t i, bool all)
+{
+    struct sweep sweep = {.root = root, .event = (uint32_t)i};
+    struct channel_message m = {.type = CHANNEL_MISSED, .event = (uint32_t)i};
+    struct kind *kind = &root->kinds[i];
+
+    if (!kind->object)
+        return;
+    kind_sweep(kind, kind_options(root->config, i), clock_now_ns(CLOCK_BOOTTIME), all, tell_window,
+               &sweep);
+    m.missed.missed = kind_missed(kind);
+    if (m.missed.missed != kind->missed) {
+        kind->missed = m.missed.missed;
+        tell(&root->agent, &m, NULL, 0);
+    }
 }
 
 static void sweep_kinds(struct root *root, bool all)
 {
-    uint64_t now = clock_now_ns(CLOCK_BOOTTIME);
-
-    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
-        struct sweep sweep = {.root = root, .event = (uint32_t)i};
-        struct channel_message m = {.type = CHANNEL_MISSED, .event = (uint32_t)i};
-
-        if (!root->kinds[i].object)
-            continue;
-        kind_sweep(&root->kinds[i], kind_options(root, i), now, all, tell_window, &sweep);
-        m.missed.missed = kind_missed(&root->kinds[i]);
-        if (m.missed.missed != root->kinds[i].missed) {
-            root->kinds[i].missed = m.missed.missed;
-            tell(root, &m, NULL, 0);
-        }
-    }
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++)
+        sweep_kind(root, i, all);
 }
 
 /** Detaches everything and lets the agent finish what it has. */
-static void begin_end(struct root *root)
+static void tell_end(struct root *root)
 {
     struct channel_message end = {.type = CHANNEL_END};
 
-    if (root->ending)
-        return;
-    root->ending = true;
-    root->kill_ns = clock_now_ns(CLOCK_MONOTONIC) + END_BOUND_NS;
     for (size_t i = 0; i < KINDS_MAX; i++)
         kind_detach(&root->kinds[i]);
     sweep_kinds(root, true);
-    tell(root, &end, NULL, 0);
+    snprintf(end.text, sizeof(end.text), "%s", root->end_why);
+    tell(&root->agent, &end, NULL, 0);
+}
+
+/* ------------------------------------------------------------------ reading the configuration
+ * again */
+
+static void drop_state(struct reload *reload)
+{
+    while (reload->n_state)
+        close(reload->state[--reload->n_state]);
+}
+
+/** Nothing of the reload is left; what was asked for meanwhile begins. */
+static void end_reload(struct root *root)
+{
+    struct reload *reload = &root->reload;
+    bool again = reload->again && !root->ending;
+
+    partner_close(&reload->next);
+    for (size_t i = 0; i < KINDS_MAX; i++) {
+        if (reload->kinds[i].event)
+            kind_close(&reload->kinds[i]);
+        reload->kinds[i] = (struct kind){};
+    }
+    drop_state(reload);
+    reload->config = config_free(reload->config);
+    reload->again = reload->handing_over = false;
+    if (!root->ending)
+        sd_notify(0, "READY=1");
+    if (again)
+        begin_reload(root);
+}
+
+/** The agent that runs goes on as it is. */
+static void cancel_reload(struct root *root)
+{
+    struct partner *next = &root->reload.next;
+
+    if (next->pid) {
+        kill(next->pid, SIGKILL); /* it has done nothing yet that would be lost */
+        waitpid(next->pid, NULL, 0);
+        next->pid = 0;
+    }
+    root->reload.again = false;
+    if (root->reload.config)
+        end_reload(root);
+}
+
+/**
+ * Loads what has to be loaded anew, beside what is in use. A kind that is watched and would not be
+ * any more is a reason to leave everything as it is.
+ */
+static int reload_kinds(struct root *root)
+{
+    struct reload *reload = &root->reload;
+
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
+        const struct event_options *now = kind_options(reload->config, i);
+        int r;
+
+        reload->anew[i] = kind_needs_reopening(kind_options(root->config, i), now);
+        if (!reload->anew[i] || !now->enabled)
+            continue;
+        r = load_kind(root, i, reload->config, &reload->kinds[i]);
+        if (r < 0 && root->kinds[i].object) {
+            log_error("%s could not be watched with the new configuration: %s", events[i]->name,
+                      reload->kinds[i].reason);
+            return r;
+        }
+    }
+    return 0;
+}
+
+static int prepare_next(struct root *root)
+{
+    struct channel_message loaded = {.type = CHANNEL_LOADED};
+    struct reload *reload = &root->reload;
+    int r = reload_kinds(root);
+
+    if (r == 0)
+        r = start_agent(root, &reload->next, reload->config, root->config);
+    for (size_t i = 0; r == 0 && i < n_events && i < KINDS_MAX; i++) {
+        const struct kind *kind = reload->anew[i] ? &reload->kinds[i] : &root->kinds[i];
+
+        if (!kind_options(reload->config, i)->enabled)
+            continue;
+        r = tell_hooks(&reload->next, i, kind);
+        if (r == 0)
+            r = tell_kind(&reload->next, i, kind, reload->anew[i]);
+    }
+    malloc_trim(0);
+    return r < 0 ? r : tell(&reload->next, &loaded, NULL, 0);
+}
+
+/** SIGHUP. */
+static void begin_reload(struct root *root)
+{
+    struct reload *reload = &root->reload;
+    char state[64];
+    int r;
+
+    if (root->ending)
+        return;
+    if (reload->config || !root->watching) {
+        reload->again = true;
+        return;
+    }
+    reload->again = false;
+    snprintf(state, sizeof(state), "RELOADING=1\nMONOTONIC_USEC=%llu",
+             (unsigned long long)(clock_now_ns(CLOCK_MONOTONIC) / NS_PER_US));
+    sd_notify(0, state);
+    if (!root->options->reload ||
+        root->options->reload(root->options->reload_arg, &reload->config) < 0) {
+        log_error("the configuration was not read again, for the reason above; the one in effect "
+                  "stays");
+        sd_notify(0, "READY=1");
+        return;
+    }
+    reload->until_ns = clock_now_ns(CLOCK_MONOTONIC) + PREPARE_BOUND_NS;
+    r = prepare_next(root);
+    if (r < 0) {
+        log_error("preparing an agent with the new configuration failed: %s; the one that runs "
+                  "goes on with the configuration it has",
+                  strerror(-r));
+        cancel_reload(root);
+    }
+}
+
+/**
+ * The next agent is ready. Kinds that were loaded anew are exchanged at one moment, a little ahead
+ * so that every CPU learns of it before; then the one in use is told to write what it has and to
+ * end. What the others have in their rings meanwhile is read by the next.
+ */
+static void switch_over(struct root *root, const char *why_elsewhere)
+{
+    const struct timespec nap = {.tv_nsec = 2 * SWITCH_AFTER_NS};
+    struct channel_message hand_over = {.type = CHANNEL_HAND_OVER};
+    struct reload *reload = &root->reload;
+    uint64_t at = clock_now_ns(CLOCK_BOOTTIME) + SWITCH_AFTER_NS;
+
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
+        if (reload->anew[i] && kind_switch(&root->kinds[i], &reload->kinds[i], at) < 0) {
+            log_error("exchanging the hooks of %s failed: %s; the agent that runs goes on with the "
+                      "configuration it has",
+                      events[i]->name, strerror(errno));
+            cancel_reload(root);
+            return;
+        }
+    }
+    nanosleep(&nap, NULL);
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
+        if (!reload->anew[i])
+            continue;
+        kind_detach(&root->kinds[i]);
+        sweep_kind(root, i, true);
+    }
+    snprintf(hand_over.text, sizeof(hand_over.text), "%s", why_elsewhere);
+    tell(&root->agent, &hand_over, NULL, 0);
+    reload->handing_over = true;
+    reload->until_ns = clock_now_ns(CLOCK_MONOTONIC) + END_BOUND_NS;
+}
+
+static void begin_end(struct root *root, const char *why)
+{
+    if (root->ending)
+        return;
+    root->ending = true;
+    snprintf(root->end_why, sizeof(root->end_why), "%s", why);
+    sd_notify(0, "STOPPING=1");
+    root->kill_ns = clock_now_ns(CLOCK_MONOTONIC) + END_BOUND_NS;
+    if (root->reload.handing_over)
+        return; /* the next one is told as soon as it is in charge */
+    cancel_reload(root);
+    tell_end(root);
 }
 
 static void start_demo(struct root *root)
@@ -187,7 +434,7 @@ static void start_demo(struct root *root)
         struct provoked provoked;
         int r = 0;
 
-        if (events[i]->provoke && kind_options(root, i)->enabled)
+        if (events[i]->provoke && kind_options(root->config, i)->enabled)
             r = events[i]->provoke(&provoked);
         if (r < 0)
             log_warning("--demo: cannot provoke a %s event: %s", events[i]->name, strerror(-r));
@@ -205,7 +452,7 @@ static void answer_exe(struct root *root, const struct channel_message *question
     if (fstatfs(process, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC)
         len = readlinkat(process, "exe", m.text, sizeof(m.text) - 1);
     m.text[MAX(len, (ssize_t)0)] = '\0';
-    tell(root, &m, NULL, 0);
+    tell(&root->agent, &m, NULL, 0);
 }
 
 static void answer_sockets(struct root *root)
@@ -213,27 +460,56 @@ static void answer_sockets(struct root *root)
     const struct channel_message m = {.type = CHANNEL_SOCKETS};
     _close_fd_ int fd = root->sockets ? sockets_open_iterator(root->sockets) : -1;
 
-    tell(root, &m, &fd, fd >= 0);
+    tell(&root->agent, &m, &fd, fd >= 0);
 }
 
-static void on_message(struct root *root)
+static void on_watching(struct root *root)
+{
+    bool first = !root->watching;
+
+    root->watching = true;
+    root->alive_ns = clock_now_ns(CLOCK_MONOTONIC);
+    sd_notify(0, "READY=1");
+    if (!first) {
+        log_info("the configuration was read again and is in effect");
+        return;
+    }
+    if (root->options->duration_ns)
+        root->end_ns = clock_now_ns(CLOCK_MONOTONIC) + root->options->duration_ns;
+    if (root->options->demo)
+        start_demo(root);
+}
+
+static void on_message(struct root *root, struct partner *partner)
 {
     struct channel_message m;
     int fds[CHANNEL_FDS_MAX];
     size_t n_fds;
-    int r = channel_receive(root->channel, &m, fds, &n_fds);
+    int r = channel_receive(partner->channel, &m, fds, &n_fds);
 
     if (r <= 0) {
-        root->channel_open = false;
+        partner->open = false;
         return;
     }
     switch (m.type) {
     case CHANNEL_WATCHING:
-        root->watching = true;
-        if (root->options->duration_ns)
-            root->end_ns = clock_now_ns(CLOCK_MONOTONIC) + root->options->duration_ns;
-        if (root->options->demo)
-            start_demo(root);
+        on_watching(root);
+        break;
+    case CHANNEL_ALIVE:
+        root->alive_ns = clock_now_ns(CLOCK_MONOTONIC);
+        break;
+    case CHANNEL_PREPARED:
+        if (partner == &root->reload.next && !root->reload.handing_over)
+            switch_over(root, m.text);
+        break;
+    case CHANNEL_STATE:
+        drop_state(&root->reload);
+        while (root->reload.handing_over && root->reload.n_state < n_fds) {
+            root->reload.state[root->reload.n_state] = fds[root->reload.n_state];
+            root->reload.n_state++;
+        }
+        if (root->reload.n_state)
+            n_fds = 0; /* taken over */
         break;
     case CHANNEL_ASK_EXE:
         answer_exe(root, &m, n_fds ? fds[0] : -1);
@@ -248,28 +524,88 @@ static void on_message(struct root *root)
         close(fds[i]);
 }
 
+/** What a process that has ended said last. */
+static void read_rest(struct root *root, struct partner *partner)
+{
+    struct pollfd polled = {.fd = partner->channel, .events = POLLIN};
+
+    while (partner->open && poll(&polled, 1, 0) > 0)
+        on_message(root, partner);
+}
+
+/** The one in use has ended after it was told to hand over: the next one goes on. */
+static void promote(struct root *root)
+{
+    struct reload *reload = &root->reload;
+    struct channel_message go = {.type = CHANNEL_GO};
+
+    partner_close(&root->agent);
+    root->agent = reload->next;
+    reload->next = (struct partner){.channel = -1};
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
+        if (!reload->anew[i])
+            continue;
+        kind_close(&root->kinds[i]);
+        root->kinds[i] = reload->kinds[i];
+        reload->kinds[i] = (struct kind){};
+    }
+    config_free(root->config);
+    root->config = TAKE_PTR(reload->config);
+    tell(&root->agent, &go, reload->state, reload->n_state);
+    drop_state(reload);
+    reload->handing_over = false;
+    if (root->ending)
+        tell_end(root);
+    else if (reload->again)
+        begin_reload(root);
+}
+
+static void on_child(struct root *root, pid_t pid, int status)
+{
+    struct reload *reload = &root->reload;
+
+    if (pid == root->demo) {
+        root->demo = 0;
+    } else if (pid == reload->next.pid) {
+        reload->next.pid = 0;
+        if (reload->handing_over)
+            return; /* the one in use is ending already; nobody goes on after it */
+        log_error("the agent with the new configuration could not start; the one that runs goes on "
+                  "with the configuration it has");
+        end_reload(root);
+    } else if (pid == root->agent.pid) {
+        root->agent.pid = 0;
+        root->agent_status = status;
+        read_rest(root, &root->agent);
+        if (reload->handing_over && WIFEXITED(status) && reload->next.pid)
+            promote(root);
+    }
+}
+
+static const char *signal_text(const struct signalfd_siginfo *info, char *ret, size_t size)
+{
+    snprintf(ret, size, "the agent was stopped (%s)", strsignal((int)info->ssi_signo));
+    return ret;
+}
+
 static void on_signals(struct root *root)
 {
     struct signalfd_siginfo info;
+    char text[128];
 
     while (read(root->signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         int status;
         pid_t pid;
 
-        if (info.ssi_signo != SIGCHLD) {
+        if (info.ssi_signo == SIGHUP) {
+            begin_reload(root);
+        } else if (info.ssi_signo != SIGCHLD) {
             if (root->ending) /* asked twice: do not wait any longer */
                 root->kill_ns = clock_now_ns(CLOCK_MONOTONIC);
-            begin_end(root);
-            continue;
+            begin_end(root, signal_text(&info, text, sizeof(text)));
         }
-        while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-            if (pid == root->agent) {
-                root->agent = 0;
-                root->agent_status = status;
-            } else if (pid == root->demo) {
-                root->demo = 0;
-            }
-        }
+        while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+            on_child(root, pid, status);
     }
 }
 
@@ -282,7 +618,41 @@ static int poll_timeout(const struct root *root, uint64_t now)
         next = MIN(next, root->end_ns);
     if (root->ending)
         next = MIN(next, root->kill_ns);
+    if (root->reload.config)
+        next = MIN(next, root->reload.until_ns);
     return next <= now ? 0 : (int)((next - now) / NS_PER_MS + 1);
+}
+
+static void kill_agent(struct root *root, const char *doing)
+{
+    log_error("%s: the agent has not written everything within %llu s (a hung disk?); "
+              "it is killed, and what it had not written is lost",
+              doing, (unsigned long long)(END_BOUND_NS / NS_PER_SEC));
+    kill(root->agent.pid, SIGKILL);
+}
+
+/** The preparing, or then the handing over, takes too long. */
+static void reload_too_long(struct root *root)
+{
+    root->reload.until_ns = UINT64_MAX;
+    if (root->reload.handing_over) {
+        kill_agent(root, "reading the configuration again");
+        return;
+    }
+    log_error("reading the configuration again: the agent with the new one was not ready within "
+              "%llu s; the one that runs goes on with the configuration it has",
+              (unsigned long long)(PREPARE_BOUND_NS / NS_PER_SEC));
+    cancel_reload(root);
+}
+
+static void on_tick(struct root *root, uint64_t now)
+{
+    root->tick_ns = now + TICK_NS;
+    if (!root->ending && !root->reload.handing_over)
+        sweep_kinds(root, false);
+    /* The service manager is to start us again if the loop of the agent hangs, not just ours. */
+    if (root->watchdog_ns && root->watching && now - root->alive_ns < root->watchdog_ns / 2)
+        sd_notify(0, "WATCHDOG=1");
 }
 
 static void on_time(struct root *root)
@@ -290,38 +660,38 @@ static void on_time(struct root *root)
     uint64_t now = clock_now_ns(CLOCK_MONOTONIC);
 
     if (root->end_ns && now >= root->end_ns)
-        begin_end(root);
-    if (root->ending && now >= root->kill_ns && root->agent) {
-        log_error("ending: the agent has not written everything within %llu s (a hung disk?); "
-                  "it is killed, and what it had not written is lost",
-                  (unsigned long long)(END_BOUND_NS / NS_PER_SEC));
-        kill(root->agent, SIGKILL);
+        begin_end(root, "the time that was set is over");
+    if (root->ending && now >= root->kill_ns && root->agent.pid) {
+        kill_agent(root, "ending");
         root->kill_ns = UINT64_MAX;
     }
-    if (now >= root->tick_ns) {
-        if (!root->ending)
-            sweep_kinds(root, false);
-        root->tick_ns = now + TICK_NS;
-    }
+    if (root->reload.config && now >= root->reload.until_ns)
+        reload_too_long(root);
+    if (now >= root->tick_ns)
+        on_tick(root, now);
 }
 
 static void run(struct root *root)
 {
     root->tick_ns = clock_now_ns(CLOCK_MONOTONIC) + TICK_NS;
-    while (root->agent) {
+    while (root->agent.pid) {
+        struct partner *agent = &root->agent, *next = &root->reload.next;
         struct pollfd polled[] = {
             {.fd = root->signals, .events = POLLIN},
-            {.fd = root->channel_open ? root->channel : -1, .events = POLLIN},
+            {.fd = agent->open ? agent->channel : -1, .events = POLLIN},
+            {.fd = next->open ? next->channel : -1, .events = POLLIN},
         };
 
         if (poll(polled, ARRAY_SIZE(polled), poll_timeout(root, clock_now_ns(CLOCK_MONOTONIC))) <
                 0 &&
             errno != EINTR) {
             log_error("waiting for signals failed: %s; ending", strerror(errno));
-            begin_end(root);
+            begin_end(root, "the root part could not go on");
         }
         if (polled[1].revents)
-            on_message(root);
+            on_message(root, agent);
+        if (polled[2].revents)
+            on_message(root, next);
         if (polled[0].revents)
             on_signals(root);
         on_time(root);
@@ -330,46 +700,34 @@ static void run(struct root *root)
 
 static int exit_status(const struct root *root)
 {
-    if (WIFEXITED(root->agent_status))
+    if (WIFEXITED(root->agent_status) && !root->reload.handing_over)
         return WEXITSTATUS(root->agent_status);
-    if (!root->ending)
+    if (root->reload.handing_over)
+        log_error("the agent has ended and the one with the new configuration does not go on; "
+                  "ending, nothing is watched any more");
+    else if (!root->ending)
         log_error("the agent was killed by signal %d (%s); ending, nothing is watched any more",
                   WTERMSIG(root->agent_status), strsignal(WTERMSIG(root->agent_status)));
     return EXIT_FAILURE;
 }
 
-static int start_agent(struct root *root)
+int root_run(struct config *config, const struct root_options *options)
 {
-    int pair[2];
-
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        return -errno;
-    fflush(NULL);
-    root->agent = fork();
-    if (root->agent < 0) {
-        int r = -errno;
-
-        close(pair[0]);
-        close(pair[1]);
-        return r;
-    }
-    if (root->agent == 0) {
-        close(pair[0]);
-        close(root->signals);
-        exit(root->options->agent(pair[1], root->options->arg));
-    }
-    close(pair[1]);
-    root->channel = pair[0];
-    root->channel_open = true;
-    return 0;
-}
-
-int root_run(const struct config *config, const struct root_options *options)
-{
-    struct root root = {.config = config, .options = options, .channel = -1};
+    struct root *root = calloc(1, sizeof(*root));
     sigset_t signals;
     int r;
 
+    if (!root) {
+        log_error("starting the agent failed: out of memory");
+        config_free(config);
+        return EXIT_FAILURE;
+    }
+    root->config = config;
+    root->options = options;
+    root->agent.channel = root->reload.next.channel = -1;
+    if (sd_watchdog_enabled(0, &root->watchdog_ns) <= 0)
+        root->watchdog_ns = 0;
+    root->watchdog_ns *= NS_PER_US;
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
@@ -377,21 +735,23 @@ int root_run(const struct config *config, const struct root_options *options)
     sigaddset(&signals, SIGCHLD);
     sigprocmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
-    root.signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    r = root.signals < 0 ? -errno : start_agent(&root);
+    root->signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    r = root->signals < 0 ? -errno : start_agent(root, &root->agent, root->config, NULL);
     if (r < 0) {
         log_error("starting the agent failed: %s", strerror(-r));
-        fd_close(root.signals);
-        return EXIT_FAILURE;
+    } else {
+        load_kinds(root);
+        run(root);
+        r = exit_status(root);
+        cancel_reload(root);
     }
 
-    load_kinds(&root);
-    run(&root);
-
     for (size_t i = 0; i < KINDS_MAX; i++)
-        kind_close(&root.kinds[i]);
-    sockets_free(root.sockets);
-    fd_close(root.channel);
-    fd_close(root.signals);
-    return exit_status(&root);
+        kind_close(&root->kinds[i]);
+    sockets_free(root->sockets);
+    partner_close(&root->agent);
+    fd_close(root->signals);
+    config_free(root->config);
+    free(root);
+    return r < 0 ? EXIT_FAILURE : r;
 }

@@ -27,6 +27,7 @@
 #define RETRY_NS        NS_PER_SEC
 #define DAMAGE_GAP_NS   (60 * NS_PER_SEC)
 #define CLOSE_GRACE_NS  NS_PER_SEC
+#define ALIVE_NS        (10 * NS_PER_SEC)
 #define METAS_MAX       64
 #define META_TEXT_MAX   (1024 * 1024)
 
@@ -39,6 +40,7 @@ struct store {
     struct store_options options; /* path owned */
     size_t n_kinds;
     int lock_fd, event_fd;
+    uint64_t alive_before_ns; /* CLOCK_REALTIME */
     pthread_t thread;
     atomic_bool stopping;
 
@@ -60,7 +62,7 @@ struct store {
     bool failing;           /* the last commit failed */
     bool tried_last;        /* at the end one more time, however short ago the last was */
     uint64_t started_ns;    /* when the last commit began */
-    uint64_t ticked_ns, retry_ns, replaced_ns;
+    uint64_t ticked_ns, retry_ns, replaced_ns, alive_ns;
 };
 
 static uint64_t now_ns(void)
@@ -209,6 +211,11 @@ int store_put(struct store *s, struct doc *doc)
     }
     pthread_mutex_unlock(&s->mutex);
     return r;
+}
+
+uint64_t store_alive_before(const struct store *s)
+{
+    return s->alive_before_ns;
 }
 
 int store_fd(const struct store *s)
@@ -375,6 +382,19 @@ static int step(struct store *s, unsigned n)
     return busfault_happened() ? writer_faulted(&s->writer) : r;
 }
 
+/**
+ * The lock's time of modification tells the next agent until when this one lived, should it not get
+ * round to saying so. It changes nothing but an inode in memory, which the kernel writes some time.
+ */
+static void show_alive(struct store *s)
+{
+    if (s->ticked_ns - s->alive_ns < ALIVE_NS)
+        return;
+    s->alive_ns = s->ticked_ns;
+    if (futimens(s->lock_fd, NULL) < 0)
+        log_debug("touching the store's lock failed: %s", strerror(errno));
+}
+
 /** Whether the thread should end: all is written, or time is up. */
 static bool is_over_locked(const struct store *s)
 {
@@ -428,6 +448,7 @@ static void *run(void *arg)
         pthread_mutex_unlock(&s->mutex);
 
         s->ticked_ns = now_ns();
+        show_alive(s);
         r = step(s, n);
         if (r == SQLITE_OK)
             succeeded(s);
@@ -449,10 +470,12 @@ static void *run(void *arg)
 
 /* ---- opening and closing */
 
-static int take_lock(const char *dir, char *error, size_t error_size, int *ret)
+static int take_lock(const char *dir, char *error, size_t error_size, int *ret,
+                     uint64_t *ret_alive_ns)
 {
     char path[4096], pid[32] = "";
     struct stat st;
+    bool existed;
     int r;
 
     if (stat(dir, &st) < 0 || !S_ISDIR(st.st_mode)) {
@@ -465,6 +488,7 @@ static int take_lock(const char *dir, char *error, size_t error_size, int *ret)
         return r;
     }
     snprintf(path, sizeof(path), "%s/lock", dir);
+    existed = access(path, F_OK) == 0;
     _close_fd_ int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0640);
     if (fd < 0) {
         r = -errno;
@@ -488,6 +512,8 @@ static int take_lock(const char *dir, char *error, size_t error_size, int *ret)
             snprintf(error, error_size, "cannot lock %s: %s", path, strerror(-r));
         return r;
     }
+    if (existed && fstat(fd, &st) == 0)
+        *ret_alive_ns = (uint64_t)st.st_mtim.tv_sec * NS_PER_SEC + (uint64_t)st.st_mtim.tv_nsec;
     /* Who it is is only told to others; on a full disk it does without. */
     snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
     if (ftruncate(fd, 0) < 0 || pwrite(fd, pid, strlen(pid), 0) < 0)
@@ -573,7 +599,7 @@ int store_open(const struct store_options *options, size_t n_event_kinds, char *
         return r;
     }
 
-    r = take_lock(s->options.path, error, error_size, &s->lock_fd);
+    r = take_lock(s->options.path, error, error_size, &s->lock_fd, &s->alive_before_ns);
     if (r < 0)
         return r;
     writer_init(&s->writer, &s->options);

@@ -58,6 +58,9 @@ struct store *store_close(struct store *s, uint64_t deadline_ns);
 /** Never waits; takes its own reference. -ENOBUFS: the queue is full (counted under the doc's kind
  * if doc->counted). */
 int store_put(struct store *s, struct doc *doc);
+/** When the agent before this one was last alive, to about ten seconds (CLOCK_REALTIME); 0: there
+ * was none. */
+uint64_t store_alive_before(const struct store *s);
 /** An eventfd that becomes readable when records were committed; the owner reads it empty. */
 int store_fd(const struct store *s);
 void store_get_counts(const struct store *s, unsigned event, struct store_counts *ret);

@@ -145,14 +145,16 @@ class Agent:
         return {name: value for name, value in event.items() if name not in ("hook", "hooks", "state") and value}
 
     def records(self, event=None, **filters):
-        """The records, oldest first. Filters are options of `list`: since="10m", match="eth0"."""
+        """The records, oldest first. Filters are options of `list`: since="10m", match="eth0". Those of
+        the watching itself only with event="coverage"."""
         arguments = []
         for name, values in {"event": event, **filters}.items():
             for value in values if isinstance(values, (list, tuple)) else [values]:
                 if value is not None:
                     arguments += ["--" + name.replace("_", "-"), str(value)]
         lines = self.huatuo("list", "--json", *arguments).stdout.decode().splitlines()
-        return [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in lines]
+        return [record for record in records if event or record["tracer_name"] != "coverage"]
 
     def wait_records(self, predicate, timeout=15, count=1, event=None, **filters):
         """Waits for `count` records for which predicate(record) is true; returns all there are."""
@@ -205,6 +207,21 @@ class Agent:
         assert status["running"] is False and status["ready"] is False
         check_accounting(status)
         return status
+
+    def proper(self):
+        """The pid of the agent proper."""
+        (pid,) = [pid for pid in self.processes() if pid != self.pid]
+        return pid
+
+    def reload(self, refused=False):
+        """SIGHUP, and waits for what it says about it."""
+        texts = ("the configuration was read again", "goes on with the configuration", "was not read again")
+        said = [self.stderr.count(text) for text in texts]
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(
+            lambda: [self.stderr.count(text) for text in texts] != said, READY_TIMEOUT_S, lambda: f"a reload\n{self.stderr}"
+        )
+        assert (self.stderr.count(texts[0]) == said[0]) == refused, self.stderr
 
     def kill(self, pid=None):
         """SIGKILL of one of its processes (default: the first); the other has to end by itself."""

@@ -122,8 +122,10 @@ def read_record_file(path):
 
 def check_record_files(one):
     """The record files say what the list says, in the same order, and nothing twice."""
-    (path,) = (one.store / "records").iterdir()
-    assert path.name == "dropwatch"
+    folder = one.store / "records"
+    assert {path.name for path in folder.iterdir()} == {"coverage", "dropwatch"}
+    path = folder / "dropwatch"
+    assert read_record_file(folder / "coverage") == one.records("coverage")
     listed = one.records()
     assert listed
     assert wait_until(
@@ -148,7 +150,8 @@ def test_record_files_rotate(agent, client, lose):
     wait_ports(one, client, expected)
     one.stop()
     folder = one.store / "records"
-    assert sorted(p.name for p in folder.iterdir()) == ["dropwatch", "dropwatch.1", "dropwatch.2"]
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == ["coverage", "dropwatch", "dropwatch.1", "dropwatch.2"]
     found = []
     for name in ("dropwatch.2", "dropwatch.1", "dropwatch"):
         size = (folder / name).stat().st_size
@@ -576,7 +579,12 @@ def test_kill_at_any_moment(agent, client, flood_program):  # noqa: F811
     ids = [json.loads(line)["tracer_id"] for line in lister.lines]
     assert len(set(ids)) == len(ids)
     assert "damaged" not in last.stderr and not list(store.glob("*damaged*"))
-    assert read_record_file(store / "records/dropwatch") == [json.loads(line) for line in lister.lines]
+    documents = [json.loads(line) for line in lister.lines]
+    for name in ("dropwatch", "coverage"):
+        assert read_record_file(store / "records" / name) == [d for d in documents if d["tracer_name"] == name]
+    # Of each run it is known from when to when it watched.
+    changes = Counter(d["tracer_data"]["change"] for d in documents if d["tracer_name"] == "coverage")
+    assert changes["begin"] == changes["end"] >= 20, changes
 
 
 # ---- one writer
@@ -654,7 +662,7 @@ def test_equal_stacks_are_stored_once(agent, client, lose):
     records = drops(one, netns=client.inode, sport=SOURCE_PORT)
     one.stop()
     with contextlib.closing(sqlite3.connect(f"file:{one.store}/huatuo.db?mode=ro", uri=True)) as db:
-        ((n_records,),) = db.execute("SELECT count(*) FROM records")
+        ((n_records,),) = db.execute("SELECT count(*) FROM records WHERE tracer_name = 'dropwatch'")
         stacks = db.execute("SELECT text, uses FROM stacks").fetchall()
         ((whole,),) = db.execute("SELECT count(*) FROM records WHERE json LIKE '%entry_SYSCALL_64%'")
     assert n_records >= 1000

@@ -75,7 +75,7 @@ static __always_inline int on_state(struct sock *sk, int old_state, int new_stat
     struct packet p = {};
     __u32 next;
 
-    if (!common.watching || !settings.want_received || new_state != TCP_CLOSE ||
+    if (!event_watched() || !settings.want_received || new_state != TCP_CLOSE ||
         old_state == TCP_LISTEN || old_state == TCP_SYN_SENT)
         return 0;
     if (BPF_CORE_READ(sk, sk_protocol) != PROTO_TCP || !packet_read_socket(&p, sk, false))
@@ -148,7 +148,7 @@ static __always_inline int on_drop(void *ctx, struct sk_buff *skb, bool typed, _
     __u32 nth;
     int rule;
 
-    if (!common.watching || !packet_is_ip(skb, typed))
+    if (!event_watched() || !packet_is_ip(skb, typed))
         return 0;
     packet_read(&p, skb, typed, rx_sk);
     if (!(settings.protocols[p.protocol >> 6] & 1ULL << (p.protocol & 63)))
