@@ -461,9 +461,37 @@ static void record_crash(struct agent *a, const json_t *kinds)
     }
 }
 
+static int count_row(void *arg, const struct store_row *row)
+{
+    static const char repeat[] = "\"tracer_data\":{\"repeat\":";
+    uint64_t *n = arg;
+
+    /* Closing records were never events. They begin with what they repeat, or with `repeat`. */
+    *n += !memmem(row->json, row->len, repeat, strlen(repeat)) &&
+          !memmem(row->json, row->len, ",\"repeat\":{\"of\":", strlen(",\"repeat\":{\"of\":"));
+    return 0;
+}
+
+/** Events of a kind that were committed after the note was made. */
+static uint64_t committed_since(struct store_reader *reader, const struct event *event,
+                                const json_t *status)
+{
+    const char *const names[] = {event->tracer_name, NULL};
+    json_int_t next =
+        json_integer_value(json_object_get(json_object_get(status, "store"), "next_seq"));
+    const struct store_query query = {
+        .tracer_names = names,
+        .after_seq = next > 0 ? (uint64_t)next - 1 : UINT64_MAX >> 1,
+    };
+    uint64_t n = 0;
+
+    store_reader_each(reader, &query, count_row, &n);
+    return n;
+}
+
 /**
- * What the last run had seen and not written when it was killed, as far as its last note tells, is
- * counted as lost now.
+ * What the last run had seen and not written when it was killed, as far as its last note and the
+ * records tell, is counted as lost now.
  */
 static void count_crash(struct agent *a)
 {
@@ -479,7 +507,6 @@ static void count_crash(struct agent *a)
         return;
     if (store_reader_meta(reader, "status", &text) < 0)
         text = NULL;
-    store_reader_close(reader);
     status = text ? json_loads(text, 0, NULL) : NULL;
     if (json_is_true(json_object_get(status, "running"))) {
         clock_format_ms(store_alive_before(a->store), alive);
@@ -492,6 +519,8 @@ static void count_crash(struct agent *a)
             json_int_t n = json_integer_value(
                 json_object_get(json_object_get(kinds, a->kinds[i].event->name), "unaccounted"));
 
+            if (n > 0)
+                n -= (json_int_t)committed_since(reader, a->kinds[i].event, status);
             a->kinds[i].lost[AGENT_LOST_CRASH] = n > 0 ? (uint64_t)n : 0;
         }
     }
@@ -502,6 +531,7 @@ static void count_crash(struct agent *a)
         log_warning("the last run on %s ended because %s; what it had seen was written",
                     a->store_options->path, root_gone);
     json_decref(status);
+    store_reader_close(reader);
 }
 
 /* ------------------------------------------------------------------ the loop */
@@ -930,6 +960,25 @@ static void say_hooks(const struct agent_kind *kind)
     }
 }
 
+/** An agent that watches nothing must not look as if all were well. */
+static int check_watched(const struct agent *a)
+{
+    bool wanted = false;
+
+    for (size_t i = 0; i < a->n_kinds; i++) {
+        if (kind_watched(&a->kinds[i]))
+            return 0;
+        wanted |= a->kinds[i].enabled;
+    }
+    if (!wanted) {
+        log_warning("no kind of event is switched on: nothing is watched");
+        return 0;
+    }
+    log_error("none of the kinds of event that are switched on can be watched on this machine; "
+              "`huatuo doctor` says why and what to do");
+    return -EOPNOTSUPP;
+}
+
 static int begin(struct agent *a)
 {
     struct channel_message m = {.type = CHANNEL_WATCHING};
@@ -953,11 +1002,14 @@ static int begin(struct agent *a)
             say_hooks(kind);
     }
     /* The two are committed together: a crash after the one is noticed by the other. */
-    a->ready = a->ready_once = true;
+    r = check_watched(a);
+    a->ready = a->ready_once = r == 0;
     save_status(a, true);
     record_coverage(a);
     /* From here on nobody waits for the other side. */
     fcntl(a->channel, F_SETFL, fcntl(a->channel, F_GETFL) | O_NONBLOCK);
+    if (r < 0)
+        return r;
     r = channel_send(a->channel, &m, NULL, 0);
     if (r < 0)
         snprintf(a->end_why, sizeof(a->end_why), "%s", root_gone);
@@ -1071,6 +1123,9 @@ static int prepare(struct agent *a)
     int fds[CHANNEL_FDS_MAX], r = 0;
     size_t n_fds = 0;
 
+    r = check_watched(a);
+    if (r < 0)
+        return r;
     configure_kinds(a, true);
     if (strcmp(before->path, a->store_options->path) != 0) {
         r = open_store(a);

@@ -153,22 +153,23 @@ json_t *status_event(const struct agent_kind *kind, const struct status_input *i
     return object;
 }
 
-static json_t *store_json(const struct store *store)
+static json_t *store_json(const struct store_state *s)
 {
-    struct store_state s;
-
-    store_get_state(store, &s);
-    return json_pack("{s:b, s:o, s:I, s:I, s:I, s:I}", "writing", (int)s.writing, "problem",
-                     status_text(s.problem), "queued", (json_int_t)s.queued, "records",
-                     (json_int_t)s.records, "size_bytes", (json_int_t)s.size_bytes, "deleted",
-                     (json_int_t)s.deleted);
+    return json_pack("{s:b, s:o, s:I, s:I, s:I, s:I, s:I}", "writing", (int)s->writing, "problem",
+                     status_text(s->problem), "queued", (json_int_t)s->queued, "records",
+                     (json_int_t)s->records, "size_bytes", (json_int_t)s->size_bytes, "deleted",
+                     (json_int_t)s->deleted, "next_seq", (json_int_t)s->next_seq);
 }
 
 char *status_json(const struct status_input *in)
 {
     char started[CLOCK_TEXT_MAX], *text;
     json_t *root = json_object(), *events_object = json_object();
+    struct store_state state = {};
 
+    /* Before the counts: after a crash, what is committed from `next_seq` on is not lost. */
+    if (in->store)
+        store_get_state(in->store, &state);
     clock_format_rfc3339(in->started_ns, started);
     json_object_set_new(root, "running", json_boolean(in->running));
     json_object_set_new(root, "ready", json_boolean(in->ready));
@@ -185,7 +186,7 @@ char *status_json(const struct status_input *in)
     json_object_set_new(root, "events", events_object);
     json_object_set_new(root, "targets", json_object());
     if (in->store)
-        json_object_set_new(root, "store", store_json(in->store));
+        json_object_set_new(root, "store", store_json(&state));
     text = json_dumps(root, JSON_COMPACT);
     json_decref(root);
     return text;

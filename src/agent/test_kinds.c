@@ -401,7 +401,12 @@ static void test_status(void **state)
     struct fixture *f = *state;
     struct store store = {
         .counts = {.recorded = 443, .lost = {[STORE_LOST_WRITE] = 1}},
-        .state = {.writing = true, .queued = 1, .records = 2, .size_bytes = 3, .deleted = 4},
+        .state = {.writing = true,
+                  .queued = 1,
+                  .records = 2,
+                  .size_bytes = 3,
+                  .deleted = 4,
+                  .next_seq = 5},
     };
     struct status_input in = input_of(f, &store);
     json_t *json;
@@ -428,7 +433,7 @@ static void test_status(void **state)
         "{\"hook\":\"first\",\"way\":\"way2\",\"state\":\"attached\"},"
         "{\"hook\":\"second\",\"way\":\"way3\",\"state\":\"attached\"}]}},"
         "\"targets\":{},\"store\":{\"writing\":true,\"problem\":\"\",\"queued\":1,\"records\":2,"
-        "\"size_bytes\":3,\"deleted\":4}}");
+        "\"size_bytes\":3,\"deleted\":4,\"next_seq\":5}}");
     json_decref(json);
 }
 

@@ -356,10 +356,10 @@ uint64_t kind_missed(const struct kind *kind)
     return missed;
 }
 
-void kind_sweep(const struct kind *kind, const struct event_options *options, uint64_t now_boot_ns,
-                bool all,
-                void (*fn)(void *arg, const struct wire_key *key, const struct wire_window *window),
-                void *arg)
+int kind_sweep(const struct kind *kind, const struct event_options *options, uint64_t now_boot_ns,
+               bool all,
+               int (*fn)(void *arg, const struct wire_key *key, const struct wire_window *window),
+               void *arg)
 {
     static struct wire_key keys[SWEEP_BATCH];
     static struct wire_window found[SWEEP_BATCH];
@@ -376,13 +376,19 @@ void kind_sweep(const struct kind *kind, const struct event_options *options, ui
             break;
         first = false;
         for (uint32_t i = 0; i < n; i++) {
+            int told = 0;
+
             if (!all && (int64_t)(now_boot_ns - found[i].begin_ns) <
                             (int64_t)(options->repeat_window + SWEEP_GRACE_NS))
                 continue;
             /* Nobody writes into a closed window: its key's next event opened another generation.
              */
-            if (bpf_map_delete_elem(fd, &keys[i]) == 0 && found[i].suppressed)
-                fn(arg, &keys[i], &found[i]);
+            if (found[i].suppressed)
+                told = fn(arg, &keys[i], &found[i]);
+            if (told < 0)
+                return told;
+            bpf_map_delete_elem(fd, &keys[i]);
         }
     } while (r == 0);
+    return 0;
 }

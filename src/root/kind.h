@@ -56,9 +56,10 @@ uint64_t kind_missed(const struct kind *kind);
 
 /**
  * Takes windows that have closed out of the kernel; those with repeats are given to `fn`. `all`:
- * also those that are still open (at the end).
+ * also those that are still open (at the end). A negative result of `fn` is passed on at once: that
+ * window, and those that come after it, stay for the next time.
  */
-void kind_sweep(const struct kind *kind, const struct event_options *options, uint64_t now_boot_ns,
-                bool all,
-                void (*fn)(void *arg, const struct wire_key *key, const struct wire_window *window),
-                void *arg);
+int kind_sweep(const struct kind *kind, const struct event_options *options, uint64_t now_boot_ns,
+               bool all,
+               int (*fn)(void *arg, const struct wire_key *key, const struct wire_window *window),
+               void *arg);

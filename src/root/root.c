@@ -2,6 +2,7 @@
 
 #include "root/root.h"
 
+#include <fcntl.h>
 #include <linux/magic.h>
 #include <malloc.h>
 #include <poll.h>
@@ -40,9 +41,11 @@ struct reload {
     struct partner next;
     struct kind kinds[KINDS_MAX]; /* those that have to be loaded anew */
     bool anew[KINDS_MAX];         /* take kinds[], which may hold nothing, for the one in use */
-    bool handing_over;            /* the one that ran was told to end */
-    bool again;                   /* it was asked for once more meanwhile */
-    int state[CHANNEL_FDS_MAX];   /* what the one before has left; owned */
+    bool handing_over;            /* the one that runs is to end, and ... */
+    bool told;                    /* ... knows */
+    char why_elsewhere[CHANNEL_TEXT_MAX];
+    bool again;                 /* it was asked for once more meanwhile */
+    int state[CHANNEL_FDS_MAX]; /* what the one before has left; owned */
     size_t n_state;
     uint64_t until_ns; /* CLOCK_MONOTONIC */
 };
@@ -58,6 +61,8 @@ struct root {
     pid_t demo;
     int agent_status; /* as of waitpid(); valid once agent.pid is 0 */
     bool ending, watching;
+    bool end_told; /* the agent knows that it is ending */
+    bool unswept;  /* there is more to tell than the agent has room for */
     char end_why[128];
     struct reload reload;
     uint64_t end_ns, kill_ns, tick_ns, alive_ns; /* CLOCK_MONOTONIC; 0: not set */
@@ -74,9 +79,17 @@ static int tell(struct partner *partner, const struct channel_message *m, const 
 {
     int r = partner->open ? channel_send(partner->channel, m, fds, n_fds) : -EPIPE;
 
-    if (r < 0)
+    if (r < 0 && r != -EAGAIN)
         partner->open = false;
     return r;
+}
+
+/** Whether a message fits: the agent reads what it was sent. */
+static bool is_writable(const struct partner *partner)
+{
+    struct pollfd polled = {.fd = partner->channel, .events = POLLOUT};
+
+    return poll(&polled, 1, 0) > 0;
 }
 
 static void begin_reload(struct root *root);
@@ -161,6 +174,7 @@ static int load_kinds(struct root *root)
 static int start_agent(struct root *root, struct partner *ret, const struct config *config,
                        const struct config *before)
 {
+    const struct timeval patience = {.tv_sec = END_BOUND_NS / NS_PER_SEC};
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
@@ -182,6 +196,7 @@ static int start_agent(struct root *root, struct partner *ret, const struct conf
         exit(root->options->agent(pair[1], config, before, root->options->agent_arg));
     }
     close(pair[1]);
+    setsockopt(pair[0], SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
     ret->channel = pair[0];
     ret->open = true;
     return 0;
@@ -198,7 +213,7 @@ struct sweep {
     uint32_t event;
 };
 
-static void tell_window(void *arg, const struct wire_key *key, const struct wire_window *window)
+static int tell_window(void *arg, const struct wire_key *key, const struct wire_window *window)
 {
     struct sweep *sweep = arg;
     struct channel_message m = {
@@ -207,42 +222,57 @@ static void tell_window(void *arg, const struct wire_key *key, const struct wire
         .window = {.key = *key, .window = *window},
     };
 
-    tell(&sweep->root->agent, &m, NULL, 0);
+    return tell(&sweep->root->agent, &m, NULL, 0);
 }
 
-static void sweep_kind(struct root *root, size_t i, bool all)
+/** -EAGAIN: the agent does not read, and the rest has to wait. */
+static int sweep_kind(struct root *root, size_t i, bool all)
 {
     struct sweep sweep = {.root = root, .event = (uint32_t)i};
     struct channel_message m = {.type = CHANNEL_MISSED, .event = (uint32_t)i};
     struct kind *kind = &root->kinds[i];
+    int r;
 
     if (!kind->object)
-        return;
-    kind_sweep(kind, kind_options(root->config, i), clock_now_ns(CLOCK_BOOTTIME), all, tell_window,
-               &sweep);
+        return 0;
+    r = kind_sweep(kind, kind_options(root->config, i), clock_now_ns(CLOCK_BOOTTIME), all,
+                   tell_window, &sweep);
     m.missed.missed = kind_missed(kind);
-    if (m.missed.missed != kind->missed) {
-        kind->missed = m.missed.missed;
-        tell(&root->agent, &m, NULL, 0);
+    if (r == 0 && m.missed.missed != kind->missed) {
+        r = tell(&root->agent, &m, NULL, 0);
+        if (r == 0)
+            kind->missed = m.missed.missed;
     }
+    return r;
 }
 
-static void sweep_kinds(struct root *root, bool all)
+static int sweep_kinds(struct root *root, bool all)
 {
-    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++)
-        sweep_kind(root, i, all);
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < n_events && i < KINDS_MAX; i++)
+        r = sweep_kind(root, i, all);
+    root->unswept = r == -EAGAIN;
+    return r;
 }
 
-/** Detaches everything and lets the agent finish what it has. */
+/** Lets the agent finish what it has; again, if it has no room for all of this now. */
 static void tell_end(struct root *root)
 {
     struct channel_message end = {.type = CHANNEL_END};
+    int r;
 
+    snprintf(end.text, sizeof(end.text), "%s", root->end_why);
+    r = sweep_kinds(root, true);
+    if (r == 0)
+        r = tell(&root->agent, &end, NULL, 0);
+    root->end_told = r != -EAGAIN;
+}
+
+static void detach(struct root *root)
+{
     for (size_t i = 0; i < KINDS_MAX; i++)
         kind_detach(&root->kinds[i]);
-    sweep_kinds(root, true);
-    snprintf(end.text, sizeof(end.text), "%s", root->end_why);
-    tell(&root->agent, &end, NULL, 0);
 }
 
 /* ------------------------------------------------------------------ reading the configuration
@@ -370,6 +400,22 @@ static void begin_reload(struct root *root)
     }
 }
 
+/** As tell_end(), but another goes on: only the windows of what is exchanged are closed. */
+static void tell_hand_over(struct root *root)
+{
+    struct channel_message hand_over = {.type = CHANNEL_HAND_OVER};
+    struct reload *reload = &root->reload;
+    int r = 0;
+
+    snprintf(hand_over.text, sizeof(hand_over.text), "%s", reload->why_elsewhere);
+    for (size_t i = 0; r == 0 && i < n_events && i < KINDS_MAX; i++)
+        if (reload->anew[i])
+            r = sweep_kind(root, i, true);
+    if (r == 0)
+        r = tell(&root->agent, &hand_over, NULL, 0);
+    reload->told = r != -EAGAIN;
+}
+
 /**
  * The next agent is ready. Kinds that were loaded anew are exchanged at one moment, a little ahead
  * so that every CPU learns of it before; then the one in use is told to write what it has and to
@@ -378,7 +424,6 @@ static void begin_reload(struct root *root)
 static void switch_over(struct root *root, const char *why_elsewhere)
 {
     const struct timespec nap = {.tv_nsec = 2 * SWITCH_AFTER_NS};
-    struct channel_message hand_over = {.type = CHANNEL_HAND_OVER};
     struct reload *reload = &root->reload;
     uint64_t at = clock_now_ns(CLOCK_BOOTTIME) + SWITCH_AFTER_NS;
 
@@ -392,16 +437,13 @@ static void switch_over(struct root *root, const char *why_elsewhere)
         }
     }
     nanosleep(&nap, NULL);
-    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
-        if (!reload->anew[i])
-            continue;
-        kind_detach(&root->kinds[i]);
-        sweep_kind(root, i, true);
-    }
-    snprintf(hand_over.text, sizeof(hand_over.text), "%s", why_elsewhere);
-    tell(&root->agent, &hand_over, NULL, 0);
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++)
+        if (reload->anew[i])
+            kind_detach(&root->kinds[i]);
+    snprintf(reload->why_elsewhere, sizeof(reload->why_elsewhere), "%s", why_elsewhere);
     reload->handing_over = true;
     reload->until_ns = clock_now_ns(CLOCK_MONOTONIC) + END_BOUND_NS;
+    tell_hand_over(root);
 }
 
 static void begin_end(struct root *root, const char *why)
@@ -415,6 +457,7 @@ static void begin_end(struct root *root, const char *why)
     if (root->reload.handing_over)
         return; /* the next one is told as soon as it is in charge */
     cancel_reload(root);
+    detach(root);
     tell_end(root);
 }
 
@@ -469,6 +512,8 @@ static void on_watching(struct root *root)
 
     root->watching = true;
     root->alive_ns = clock_now_ns(CLOCK_MONOTONIC);
+    /* From here on nobody waits for the other side. */
+    fcntl(root->agent.channel, F_SETFL, fcntl(root->agent.channel, F_GETFL) | O_NONBLOCK);
     sd_notify(0, "READY=1");
     if (!first) {
         log_info("the configuration was read again and is in effect");
@@ -554,9 +599,10 @@ static void promote(struct root *root)
     tell(&root->agent, &go, reload->state, reload->n_state);
     drop_state(reload);
     reload->handing_over = false;
-    if (root->ending)
+    if (root->ending) {
+        detach(root);
         tell_end(root);
-    else if (reload->again)
+    } else if (reload->again)
         begin_reload(root);
 }
 
@@ -676,9 +722,11 @@ static void run(struct root *root)
     root->tick_ns = clock_now_ns(CLOCK_MONOTONIC) + TICK_NS;
     while (root->agent.pid) {
         struct partner *agent = &root->agent, *next = &root->reload.next;
+        /* It is not listened to while there is no room for an answer. */
+        bool heard = agent->open && is_writable(agent);
         struct pollfd polled[] = {
             {.fd = root->signals, .events = POLLIN},
-            {.fd = agent->open ? agent->channel : -1, .events = POLLIN},
+            {.fd = agent->open ? agent->channel : -1, .events = heard ? POLLIN : POLLOUT},
             {.fd = next->open ? next->channel : -1, .events = POLLIN},
         };
 
@@ -688,8 +736,14 @@ static void run(struct root *root)
             log_error("waiting for signals failed: %s; ending", strerror(errno));
             begin_end(root, "the root part could not go on");
         }
-        if (polled[1].revents)
+        if (polled[1].revents & ~POLLOUT)
             on_message(root, agent);
+        if (root->ending && !root->end_told && !root->reload.handing_over)
+            tell_end(root);
+        if (root->unswept && heard && !root->ending && !root->reload.handing_over)
+            sweep_kinds(root, false);
+        if (root->reload.handing_over && !root->reload.told)
+            tell_hand_over(root);
         if (polled[2].revents)
             on_message(root, next);
         if (polled[0].revents)
@@ -740,7 +794,8 @@ int root_run(struct config *config, const struct root_options *options)
     if (r < 0) {
         log_error("starting the agent failed: %s", strerror(-r));
     } else {
-        load_kinds(root);
+        if (load_kinds(root) == -EAGAIN)
+            begin_end(root, "it did not listen");
         run(root);
         r = exit_status(root);
         cancel_reload(root);

@@ -293,6 +293,8 @@ static void show_locked(struct store *s, const char *problem)
     snprintf(s->state.problem, sizeof(s->state.problem), "%s", problem);
     if (s->writer.schema.db) /* what was last known is more than nothing */
         s->state.records = s->writer.schema.n_records;
+    if (s->writer.schema.db)
+        s->state.next_seq = s->writer.schema.next_seq;
     s->state.size_bytes = s->writer.size_bytes;
     s->state.deleted = s->writer.deleted;
 }
@@ -315,6 +317,7 @@ static void committed(struct store *s, unsigned n)
     s->first = (s->first + n) % QUEUE_MAX_DOCS;
     s->n -= n;
     s->state.records = s->writer.schema.n_records;
+    s->state.next_seq = s->writer.schema.next_seq;
     pthread_mutex_unlock(&s->mutex);
     if (n && write(s->event_fd, &one, sizeof(one)) < 0)
         assert(errno == EAGAIN); /* it is readable already */

@@ -38,6 +38,8 @@ struct store_state {
     uint64_t records;  /* in the database, about */
     uint64_t size_bytes;
     uint64_t deleted; /* by retention, since start */
+    uint64_t
+        next_seq; /* records that are committed from now on have this number, or a greater one */
 };
 
 /**

@@ -95,8 +95,8 @@ def test_gap_after_a_crash(agent, whom):
 
 def test_kind_that_cannot_be_watched(agent):
     off = "tp_btf/kfree_skb,raw_tp/kfree_skb,tp/skb/kfree_skb"
-    one = agent("--events", "dropwatch", "--set", f"dropwatch.hooks_off={off}")
-    wait_until(lambda: coverage(one), 5, "the record")
+    one = agent("--events", "dropwatch", "--set", f"dropwatch.hooks_off={off}", ready=False)
+    assert one.wait_end() == 1
     ((change, reason),) = coverage(one)
     assert change == "failed" and "dropwatch.hooks_off" in reason
     assert counts(one)["state"] == "failed"

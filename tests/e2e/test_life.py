@@ -248,6 +248,65 @@ def test_kill_of_the_root_part_while_records_wait(agent, lose, deaf_server):
     wait_found(one, netns, 20)
 
 
+@pytest.fixture
+def hung(agent, hosts, flood):  # noqa: F811
+    """An agent whose loop hangs while thousands of windows close: what the root part has to say to it
+    does not fit into the channel."""
+    client, _ = hosts
+    drop_all(client, "cli0")
+    one = agent(
+        "--events", "dropwatch", *QUIET,
+        "--set", "dropwatch.repeat_limit=1", "--set", "dropwatch.repeat_window=1s",
+    )  # fmt: skip
+    pid = one.proper()
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(2):
+        flood(client, 4, SOURCE_PORT, 1000, 4000, keys=4000)
+    time.sleep(2.5)
+    yield one, pid
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_end_of_an_agent_that_hangs(hung, signals):
+    one, _ = hung
+    begun = time.monotonic()
+    for _ in range(signals):
+        one.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    assert one.wait_end() == 1
+    took = time.monotonic() - begun
+    assert took < 3 if signals == 2 else 9 < took < 14, "after ten seconds, or at once when asked twice"
+    assert "it is killed, and what it had not written is lost" in one.stderr, one.stderr
+
+
+def test_agent_that_hung_and_goes_on(hung):
+    """What did not fit was kept, and nothing is missing."""
+    one, pid = hung
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: counts(one)["unaccounted"] == 0 and counts(one)["suppressed"] >= 4000, 20, one.status)
+    one.stop()
+    closing = [r["tracer_data"]["repeat"] for r in one.records("dropwatch") if "repeat" in r["tracer_data"]]
+    assert sum(repeat["count"] for repeat in closing) == counts(one)["suppressed"] >= 4000
+
+
+def test_crash_counts_only_what_is_lost(agent, lose):
+    """Commits go on between two notes of what is on its way."""
+    for nth in range(4):
+        one = agent("--events", "dropwatch", *QUIET)
+        netns = lose(1000, 3000)
+        time.sleep(0.15 * (nth + 1))
+        one.kill(one.proper())
+        written = len(found(one, netns))
+        saved = saved_status(one)["events"]["dropwatch"]
+        two = agent("--events", "dropwatch", *QUIET, store=one.store)
+        lost = counts(two)["lost_by"].get("crash", 0)
+        # Of what was seen when the last note was made, no more can be lost than is not there.
+        assert lost <= max(0, saved["seen"] - written), (nth, written, lost, saved)
+        two.stop()
+
+
 # ---- nobody reads
 
 
