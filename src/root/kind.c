@@ -204,25 +204,34 @@ static int load_chosen(struct kind *kind, const struct event_options *options, i
     return r;
 }
 
+/** Loads and attaches one way of one hook without the others, and takes it away again. */
+static int try_alone(const struct kind *kind, const struct event_options *options, unsigned h,
+                     int way, int *ret_failed)
+{
+    struct kind alone = *kind;
+    int r;
+
+    for (unsigned other = 0; other < kind->n_hooks; other++)
+        alone.hooks[other].chosen = other == h ? way : -1;
+    r = load_chosen(&alone, options, ret_failed);
+    if (r == 0)
+        unload(&alone);
+    return r;
+}
+
 /** Which of the hooks' chosen ways do not load when they are alone; each moves on to its next. */
 static bool blame(struct kind *kind, const struct event_options *options)
 {
     bool moved = false;
 
     for (unsigned h = 0; h < kind->n_hooks; h++) {
-        struct kind alone = *kind;
         int failed, r;
 
         if (kind->hooks[h].chosen < 0)
             continue;
-        for (unsigned other = 0; other < kind->n_hooks; other++)
-            if (other != h)
-                alone.hooks[other].chosen = -1;
-        r = load_chosen(&alone, options, &failed);
-        if (r == 0) {
-            unload(&alone);
+        r = try_alone(kind, options, h, kind->hooks[h].chosen, &failed);
+        if (r == 0)
             continue;
-        }
         refuse(&kind->hooks[h], kind->hooks[h].chosen, failed < 0 ? "load" : "attach", r);
         kind->hooks[h].chosen = next_way(kind, h, kind->hooks[h].chosen);
         moved = true;
@@ -238,20 +247,42 @@ static bool any_chosen(const struct kind *kind)
     return false;
 }
 
-int kind_open(struct kind *kind, const struct event *event, const struct event_options *options)
+/** Nothing is chosen yet. */
+static void begin(struct kind *kind, const struct event *event)
 {
-    int failed, r, n_cpus = libbpf_num_possible_cpus();
+    int n_cpus = libbpf_num_possible_cpus();
 
     *kind = (struct kind){.event = event, .n_cpus = n_cpus > 0 ? (unsigned)n_cpus : 1};
     libbpf_set_print(on_libbpf_print);
-    for (const struct hook *hook = event->hooks; hook->name; hook++) {
-        struct kind_hook *h = &kind->hooks[kind->n_hooks];
+    while (event->hooks[kind->n_hooks].name)
+        kind->hooks[kind->n_hooks++].chosen = -1;
+}
+
+int kind_try(const struct event *event, const struct event_options *options, unsigned hook,
+             unsigned way, char ret_reason[CHANNEL_TEXT_MAX])
+{
+    struct kind kind;
+    int failed, r;
+
+    begin(&kind, event);
+    r = try_alone(&kind, options, hook, (int)way, &failed);
+    if (r < 0)
+        describe(failed < 0 ? "load" : "attach", r, ret_reason);
+    return r;
+}
+
+int kind_open(struct kind *kind, const struct event *event, const struct event_options *options)
+{
+    int failed, r;
+
+    begin(kind, event);
+    for (unsigned h = 0; h < kind->n_hooks; h++) {
+        const struct hook *hook = &event->hooks[h];
 
         for (int way = 0; way < HOOK_WAYS_MAX && hook->ways[way].name; way++)
-            h->ways[way].state =
+            kind->hooks[h].ways[way].state =
                 string_list_has(&options->hooks_off, hook->ways[way].name) ? HOOK_OFF : HOOK_UNUSED;
-        kind->n_hooks++;
-        h->chosen = next_way(kind, kind->n_hooks - 1, -1);
+        kind->hooks[h].chosen = next_way(kind, h, -1);
     }
 
     while (any_chosen(kind)) {

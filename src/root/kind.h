@@ -46,6 +46,12 @@ bool kind_needs_reopening(const struct event_options *before, const struct event
  * either may hold no object.
  */
 int kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns);
+/**
+ * Whether one way of one hook loads and attaches by itself; it is taken away at once, and nothing
+ * has been watched. -errno: `ret_reason` says what was refused.
+ */
+int kind_try(const struct event *event, const struct event_options *options, unsigned hook,
+             unsigned way, char ret_reason[CHANNEL_TEXT_MAX]);
 void kind_detach(struct kind *kind); /* hooks only: the ring stays readable */
 void kind_close(struct kind *kind);
 
