@@ -37,19 +37,23 @@ static int on_libbpf_print(enum libbpf_print_level level, const char *format, va
     return 0;
 }
 
-static void describe(const char *what, int r, char ret[CHANNEL_TEXT_MAX])
+static void describe(const char *what, int r, const char *advice, char ret[CHANNEL_TEXT_MAX])
 {
     snprintf(ret, CHANNEL_TEXT_MAX, "%s: %s%s%.250s%s", what, strerror(-r), *complaint ? ": " : "",
-             complaint,
-             r == -EPERM || r == -EACCES
-                 ? "; run huatuo as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
-                 : "");
+             complaint, advice);
+}
+
+static const char *advice_on(int r)
+{
+    return r == -EPERM || r == -EACCES
+               ? "; run huatuo as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+               : "";
 }
 
 static void refuse(struct kind_hook *hook, int way, const char *what, int r)
 {
     hook->ways[way].state = HOOK_REFUSED;
-    describe(what, r, hook->ways[way].reason);
+    describe(what, r, advice_on(r), hook->ways[way].reason);
 }
 
 /** Why none of the ways could be had: the last one's refusal, as the others were preferred to it.
@@ -267,7 +271,7 @@ int kind_try(const struct event *event, const struct event_options *options, uns
     begin(&kind, event);
     r = try_alone(&kind, options, hook, (int)way, &failed);
     if (r < 0)
-        describe(failed < 0 ? "load" : "attach", r, ret_reason);
+        describe(failed < 0 ? "load" : "attach", r, "", ret_reason);
     return r;
 }
 
@@ -298,7 +302,7 @@ int kind_open(struct kind *kind, const struct event *event, const struct event_o
             kind->hooks[failed].chosen =
                 next_way(kind, (unsigned)failed, kind->hooks[failed].chosen);
         } else if (!blame(kind, options)) {
-            describe("load", r, kind->reason);
+            describe("load", r, advice_on(r), kind->reason);
             return -EOPNOTSUPP;
         }
     }

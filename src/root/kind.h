@@ -48,7 +48,7 @@ bool kind_needs_reopening(const struct event_options *before, const struct event
 int kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns);
 /**
  * Whether one way of one hook loads and attaches by itself; it is taken away at once, and nothing
- * has been watched. -errno: `ret_reason` says what was refused.
+ * has been watched. -errno: `ret_reason` is what was refused, without advice.
  */
 int kind_try(const struct event *event, const struct event_options *options, unsigned hook,
              unsigned way, char ret_reason[CHANNEL_TEXT_MAX]);

@@ -20,12 +20,14 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "root/kind.h"
+#include "root/provoke.h"
 #include "root/sockets.h"
 
 #define KINDS_MAX        32
 #define TICK_NS          (1 * NS_PER_SEC)
 #define END_BOUND_NS     (10 * NS_PER_SEC)
 #define PREPARE_BOUND_NS (30 * NS_PER_SEC)
+#define PROVOKE_BOUND_NS (10 * NS_PER_SEC) /* of one kind */
 #define SWITCH_AFTER_NS  (5 * NS_PER_MS)
 
 /** An agent proper and the channel to it. */
@@ -478,7 +480,7 @@ static void start_demo(struct root *root)
         int r = 0;
 
         if (events[i]->provoke && kind_options(root->config, i)->enabled)
-            r = events[i]->provoke(&provoked);
+            r = provoke_run(events[i], PROVOKE_BOUND_NS, &provoked);
         if (r < 0)
             log_warning("--demo: cannot provoke a %s event: %s", events[i]->name, strerror(-r));
     }
