@@ -86,6 +86,33 @@ static int give(int fd, const struct stat *st, const struct privilege_user *user
     return fchown(fd, user->uid, user->gid) < 0 ? -errno : 0;
 }
 
+/** 1: it would have to change hands to be the user's. */
+static int may_take(int fd, const struct stat *st, const char *path,
+                    const struct privilege_user *user, char *error, size_t error_size)
+{
+    if (st->st_uid == user->uid)
+        return 0;
+    if (is_empty(fd) || faccessat(fd, STORE_FILE, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        return 1;
+    snprintf(error, error_size,
+             "the store's directory %s holds other files and does not belong to %s; name an empty "
+             "or new directory, or let it belong to that user",
+             path, user->name);
+    return -ENOTEMPTY;
+}
+
+int directory_look(const char *path, const struct privilege_user *user, char *error,
+                   size_t error_size)
+{
+    _close_fd_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    struct stat st;
+
+    *error = '\0';
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return -errno;
+    return may_take(fd, &st, path, user, error, error_size);
+}
+
 int directory_make(const char *path, const struct privilege_user *user, char *error,
                    size_t error_size)
 {
@@ -99,17 +126,14 @@ int directory_make(const char *path, const struct privilege_user *user, char *er
         fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         r = fd < 0 || fstat(fd, &st) < 0 ? -errno : 0;
     }
-    if (r == 0 && (geteuid() != 0 || st.st_uid == user->uid))
+    if (r == 0 && geteuid() != 0)
         return 0;
-    if (r == 0 && !is_empty(fd) && faccessat(fd, STORE_FILE, F_OK, AT_SYMLINK_NOFOLLOW) < 0) {
-        snprintf(
-            error, error_size,
-            "the store's directory %s holds other files and does not belong to %s; name an empty "
-            "or new directory, or let it belong to that user",
-            path, user->name);
-        return -ENOTEMPTY;
+    if (r == 0) {
+        r = may_take(fd, &st, path, user, error, error_size);
+        if (r == 0 || r == -ENOTEMPTY)
+            return r;
     }
-    if (r == 0)
+    if (r > 0)
         r = give(fd, &st, user);
     if (r == -EROFS)
         return 0; /* the store will say so */

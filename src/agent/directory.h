@@ -13,3 +13,10 @@
  */
 int directory_make(const char *path, const struct privilege_user *user, char *error,
                    size_t error_size);
+/**
+ * What directory_make() would find, as root, without making or changing anything. 0: the user's
+ * already; 1: it would be given to the user; -ENOTEMPTY: it would be refused, `error` says why;
+ * other -errno, with `error` "".
+ */
+int directory_look(const char *path, const struct privilege_user *user, char *error,
+                   size_t error_size);
