@@ -233,6 +233,59 @@ int store_reader_open(const char *path, char *error, size_t error_size, struct s
     return 0;
 }
 
+/** `file:` and the path, in which a few letters mean something else to SQLite. */
+static void add_uri(struct text *t, const char *path)
+{
+    text_adds(t, "file:");
+    for (; *path; path++)
+        text_addf(t, strchr("?#%", *path) ? "%%%02x" : "%c", (unsigned char)*path);
+    text_adds(t, "?immutable=1");
+}
+
+int store_look(const char *path, char *error, size_t error_size)
+{
+    _cleanup_(store_reader_closep) struct store_reader *r = calloc(1, sizeof(*r));
+    _cleanup_(text_done) struct text uri = {}, shown = {}, wal = {};
+    int64_t version = 0;
+    struct stat st;
+    int code;
+
+    if (!r || snprintf(r->path, sizeof(r->path), "%s%s/huatuo.db", *path == '/' ? "" : "./",
+                       path) >= (int)sizeof(r->path))
+        return r ? -ENAMETOOLONG : -ENOMEM;
+    if (lstat(r->path, &st) < 0)
+        return -errno;
+    if (!S_ISREG(st.st_mode)) {
+        snprintf(error, error_size, "huatuo.db is no plain file");
+        return -EBADMSG;
+    }
+    busfault_guard();
+    add_uri(&uri, r->path);
+    text_addf(&wal, "%s-wal", r->path);
+    if (uri.failed || wal.failed)
+        return -ENOMEM;
+    code = sqlite3_open_v2(uri.data, &r->db,
+                           SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX, NULL);
+    if (code == SQLITE_OK)
+        code = read_schema_version(r->db, &version);
+    if (code == SQLITE_OK && version > SCHEMA_VERSION)
+        code = SCHEMA_NEWER;
+    /* All of a young one may still be in the log, which is not looked into. */
+    if (code == SQLITE_OK && version < SCHEMA_VERSION &&
+        (stat(wal.data, &st) < 0 || st.st_size == 0))
+        code = SCHEMA_FOREIGN;
+    if (code == SQLITE_OK)
+        return 0;
+    if (code == SCHEMA_FOREIGN) {
+        snprintf(error, error_size, "huatuo.db is empty, or a database of somebody else");
+        return -ENOENT;
+    }
+    code = open_error(r, path, code, error, error_size);
+    text_add_printable(&shown, error, error_size);
+    snprintf(error, error_size, "%s", shown.data ? shown.data : "");
+    return code;
+}
+
 struct store_reader *store_reader_close(struct store_reader *r)
 {
     if (!r)

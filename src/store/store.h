@@ -82,6 +82,13 @@ int store_reader_open(const char *path, char *error, size_t error_size, struct s
 struct store_reader *store_reader_close(struct store_reader *r);
 DEFINE_CLEANUP(struct store_reader *, store_reader_close)
 
+/**
+ * Whether the database of a store that no agent has open could be read, without touching anything:
+ * not even the files that SQLite makes beside it. -ENOENT: there is none; other -errno: `error`
+ * says why, "" if the errno says it all.
+ */
+int store_look(const char *path, char *error, size_t error_size);
+
 struct store_query {
     const char *const *tracer_names; /* ends with NULL; NULL: all */
     uint64_t since_ns, until_ns;     /* CLOCK_REALTIME, inclusive; until 0: open */
