@@ -10,7 +10,7 @@
 #include "core/text.h"
 
 static const struct cli_command *const commands[] = {
-    &cli_run, &cli_list, &cli_show, &cli_status, &cli_config,
+    &cli_run, &cli_list, &cli_show, &cli_status, &cli_doctor, &cli_try, &cli_config,
 };
 
 static void print_commands(FILE *out)

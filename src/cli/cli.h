@@ -16,9 +16,11 @@ struct cli_command {
     int (*run)(int argc, char **argv);
 };
 
-extern const struct cli_command cli_config, cli_list, cli_run, cli_show, cli_status;
+extern const struct cli_command cli_config, cli_doctor, cli_list, cli_run, cli_show, cli_status,
+    cli_try;
 
-#define CLI_DEFAULT_STORE "/var/lib/huatuo"
+#define CLI_DEFAULT_STORE  "/var/lib/huatuo"
+#define CLI_DEFAULT_CONFIG "/etc/huatuo/huatuo.yaml"
 
 /** Finds and runs the subcommand. */
 int cli_main(int argc, char **argv);

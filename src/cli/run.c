@@ -13,7 +13,7 @@
 #include "core/text.h"
 #include "root/root.h"
 
-#define DEFAULT_CONFIG "/etc/huatuo/huatuo.yaml"
+#define DEFAULT_CONFIG CLI_DEFAULT_CONFIG
 #define KINDS_MAX      32
 
 static int print_text(FILE *out, const char *json, size_t len)

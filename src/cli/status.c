@@ -1,54 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "agent/status_socket.h"
 #include "cli/arguments.h"
+#include "cli/ask.h"
 #include "cli/cli.h"
 #include "core/text.h"
-#include "store/store.h"
-
-#define PATIENCE_S 2
-
-/** From the running agent. NULL: there is none, or it does not answer. */
-static json_t *ask_agent(const char *store)
-{
-    _cleanup_(text_done) struct text answer = {};
-    _close_fd_ int fd = status_socket_connect(store, PATIENCE_S);
-    char buffer[4096];
-    ssize_t n;
-
-    if (fd < 0)
-        return NULL;
-    while ((n = read(fd, buffer, sizeof(buffer))) > 0)
-        text_add(&answer, buffer, (size_t)n);
-    return answer.failed || !answer.data ? NULL : json_loads(answer.data, 0, NULL);
-}
-
-/** What the store last heard of its agent, which is not running. */
-static json_t *last_known(const char *store, char *error, size_t error_size)
-{
-    struct store_reader *reader;
-    _free_ char *text = NULL;
-    json_t *status;
-    int r = store_reader_open(store, error, error_size, &reader);
-
-    if (r < 0)
-        return NULL;
-    r = store_reader_meta(reader, "status", &text);
-    store_reader_close(reader);
-    status = r < 0 ? NULL : json_loads(text, 0, NULL);
-    if (!status) {
-        snprintf(error, error_size, "the store %s holds no status: no agent has finished starting",
-                 store);
-        return NULL;
-    }
-    json_object_set_new(status, "running", json_false());
-    json_object_set_new(status, "ready", json_false());
-    return status;
-}
 
 static const char *string_of(const json_t *object, const char *key)
 {
@@ -139,10 +97,7 @@ static int run(int argc, char **argv)
 
     if (r != CLI_OK)
         return r;
-    status = ask_agent(store);
-    if (!status)
-        status = last_known(store, error, sizeof(error));
-    if (!status) {
+    if (ask_agent(store, &status) < 0 && ask_last_known(store, error, sizeof(error), &status) < 0) {
         fprintf(stderr, "huatuo status: %s\n", error);
         return CLI_FAILED;
     }
