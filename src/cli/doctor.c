@@ -188,7 +188,15 @@ static void find_existing(const char *path, char *ret, size_t size)
         snprintf(ret, size, ".");
 }
 
-/** What the database may still grow by, against what is free. */
+/** Sizes have no fractions, and nobody wants to read all digits of many bytes. */
+static uint64_t without_rest(uint64_t bytes)
+{
+    unsigned shift = bytes >> 44 ? 40 : bytes >> 34 ? 30 : 20;
+
+    return bytes >> shift << shift;
+}
+
+/** What the store may still grow by, against what is free. */
 static void check_space(struct doctor *d, const char *directory, const struct statvfs *fs)
 {
     const struct store_options *options = config_section(d->config, "store");
@@ -203,21 +211,18 @@ static void check_space(struct doctor *d, const char *directory, const struct st
         database = NULL;
     if (database && stat(database, &st) == 0)
         used = (uint64_t)st.st_blocks * 512;
-    free_text = format_size(free_bytes >> 34 ? free_bytes >> 30 << 30 : free_bytes >> 20 << 20);
-    wanted_text = format_size(wanted);
+    free_text = format_size(without_rest(free_bytes));
+    wanted_text = format_size(without_rest(wanted));
     if (!free_text || !wanted_text)
         return;
-    if (options->max_size && free_bytes + used >= wanted)
+    if (free_bytes + used >= wanted)
         checks_add(&d->checks, "space", CHECK_OK, NULL, "%s are free in %s; it takes at most %s",
                    free_text, directory, wanted_text);
-    else if (options->max_size)
+    else
         checks_add(&d->checks, "space", CHECK_WARN,
                    "make room, lower store.max_size, or choose another store.path",
                    "%s are free in %s, but the store may take %s", free_text, directory,
                    wanted_text);
-    else
-        checks_add(&d->checks, "space", CHECK_WARN, "set store.max_size",
-                   "%s are free in %s, and nothing bounds the store", free_text, directory);
 }
 
 /** Whether the agent, run like this, could write there. */

@@ -164,43 +164,62 @@ static bool read_number(const struct machine *m, struct checks *c, const char *n
     return false;
 }
 
+/** The number that stands at `*at`, behind blanks; moves on behind it. */
+static bool take_number(const char **at, int base, uint64_t *ret)
+{
+    const char *begin = *at + strspn(*at, " \t");
+    char *end;
+    unsigned long long number;
+
+    if (!isxdigit((unsigned char)*begin)) /* strtoull() would take signs, and what they lead to */
+        return false;
+    errno = 0;
+    number = strtoull(begin, &end, base);
+    if (errno || end == begin)
+        return false;
+    *at = end;
+    *ret = number;
+    return true;
+}
+
 unsigned machine_parse_release(const char *release)
 {
-    unsigned major, minor;
-    int end = 0;
+    uint64_t major, minor;
 
-    if (sscanf(release, "%3u.%3u%n", &major, &minor, &end) != 2 ||
-        !isdigit((unsigned char)*release) || isdigit((unsigned char)release[end]))
+    if (*release == ' ' || !take_number(&release, 10, &major) || *release++ != '.' ||
+        *release == ' ' || !take_number(&release, 10, &minor) || major > 999 || minor > 999)
         return 0;
-    return major * 1000 + minor;
+    return (unsigned)(major * 1000 + minor);
 }
 
 static void read_rights(struct machine *m)
 {
     _free_ char *status = NULL, *map = NULL, *last = NULL;
-    const char *effective, *uids;
-    unsigned inside, outside, count;
+    const char *effective, *uids, *ids;
+    uint64_t effective_rights, real_uid, uid, inside, outside, count;
     long last_right;
-    char *end;
 
     if (read_small(m, "/proc/self/status", &status) < 0)
         return;
     effective = line_of(status, "CapEff:");
     uids = line_of(status, "Uid:");
-    if (!effective || !uids || sscanf(uids, "%*u %" SCNu32, &m->uid) != 1)
+    if (!effective || !take_number(&effective, 16, &effective_rights) ||
+        (*effective && *effective != '\n') || !uids || !take_number(&uids, 10, &real_uid) ||
+        !take_number(&uids, 10, &uid) || uid > UINT32_MAX)
         return;
-    errno = 0;
-    m->rights = strtoull(effective, &end, 16);
-    if (errno || end == effective || (*end && *end != '\n'))
-        return;
+    m->uid = (uint32_t)uid;
+    m->rights = effective_rights;
     m->rights_known = true;
     if (read_small(m, "/proc/sys/kernel/cap_last_cap", &last) < 0 ||
         !parse_number(last, &last_right) || last_right < 0 || last_right > 63)
         last_right = CAP_LAST_CAP;
     m->all_rights = UINT64_MAX >> (63 - last_right);
-    if (read_small(m, "/proc/self/uid_map", &map) == 0)
-        m->user_namespace = sscanf(map, "%u %u %u", &inside, &outside, &count) == 3 &&
-                            !(inside == 0 && outside == 0 && count == UINT32_MAX);
+    if (read_small(m, "/proc/self/uid_map", &map) < 0)
+        return;
+    ids = map;
+    m->user_namespace = take_number(&ids, 10, &inside) && take_number(&ids, 10, &outside) &&
+                        take_number(&ids, 10, &count) &&
+                        !(inside == 0 && outside == 0 && count == UINT32_MAX);
 }
 
 static void read_release(struct machine *m)
@@ -536,14 +555,15 @@ static void check_memlock(const struct machine *m, struct checks *c)
     int r = read_small(m, path, &text);
     const char *line = r < 0 ? NULL : line_of(text, "Max locked memory");
     char word[32] = "";
-    unsigned long long bytes = 0;
+    const char *number = word;
+    uint64_t bytes = 0;
 
     if (r < 0) {
         add_unreadable(c, name, path, r);
         return;
     }
     if (!line || sscanf(line, "%31s", word) != 1 ||
-        (strcmp(word, "unlimited") != 0 && sscanf(word, "%llu", &bytes) != 1)) {
+        (strcmp(word, "unlimited") != 0 && !take_number(&number, 10, &bytes))) {
         add_senseless(c, name, path, line ? line : text);
         return;
     }
@@ -553,6 +573,9 @@ static void check_memlock(const struct machine *m, struct checks *c)
     else if (m->version >= 5011)
         /* d5299b67dd59, 5.11: memory is charged to the memory cgroup. */
         checks_add(c, name, CHECK_OK, NULL, "%s, which does not count for BPF since Linux 5.11",
+                   word);
+    else if (strcmp(word, "unlimited") != 0 && bytes < MEMLOCK_ENOUGH && !m->rights_known)
+        checks_add(c, name, CHECK_UNKNOWN, NULL, "%s bytes; whether it can be raised is not known",
                    word);
     else if (strcmp(word, "unlimited") == 0 || bytes >= MEMLOCK_ENOUGH ||
              machine_has(m, CAP_SYS_RESOURCE))

@@ -14,15 +14,17 @@
 #include "root/provoke.h"
 #include "store/store.h"
 
-#define PROVOKE_NS (30 * NS_PER_SEC) /* some have to fill memory or to wait for a watchdog */
-#define READY_NS   (10 * NS_PER_SEC)
-#define RECORD_NS  (10 * NS_PER_SEC)
-#define POLL_US    50000
+#define PROVOKE_NS     (30 * NS_PER_SEC) /* some have to fill memory or to wait for a watchdog */
+#define READY_NS       (10 * NS_PER_SEC)
+#define RECORD_NS      (10 * NS_PER_SEC)
+#define POLL_US        50000
+/* How far the agent's idea of the wall clock may be from the truth: what it takes for slewing. */
+#define CLOCK_SLACK_NS (2 * NS_PER_MS)
 
 struct attempt {
     const struct event *event;
     struct provoked provoked;
-    uint64_t after_seq; /* of the store before it began */
+    uint64_t after_seq, since_ns; /* of the store before it began; CLOCK_REALTIME */
     char id[DOC_ID_LEN + 1];
     char *summary; /* owned; of the record */
 };
@@ -130,7 +132,11 @@ static int wait_record(const char *store, struct attempt *a, char *error, size_t
 {
     const uint64_t deadline_ns = clock_now_ns(CLOCK_MONOTONIC) + RECORD_NS;
     const char *const names[] = {a->event->tracer_name, NULL};
-    const struct store_query query = {.tracer_names = names, .after_seq = a->after_seq};
+    const struct store_query query = {
+        .tracer_names = names,
+        .after_seq = a->after_seq,
+        .since_ns = a->since_ns,
+    };
     _cleanup_(store_reader_closep) struct store_reader *reader = NULL;
     int r = store_reader_open(store, error, error_size, &reader);
 
@@ -174,11 +180,31 @@ static const char *plain_errno(int error)
     }
 }
 
+/** Looks for the record of what has been provoked. */
+static enum outcome find(const char *store, struct attempt *a, const json_t *before,
+                         struct text *why)
+{
+    json_auto_t *after = NULL;
+    char error[512] = "";
+    int r = wait_record(store, a, error, sizeof(error));
+
+    if (r > 0)
+        return RECORDED;
+    if (r < 0) {
+        text_adds(why, error);
+    } else {
+        ask_agent(store, &after);
+        explain(why, a->event->name, before, after);
+    }
+    return NOT_RECORDED;
+}
+
 static enum outcome attempt(const char *store, struct attempt *a, struct text *why)
 {
     const char *name = a->event->name;
-    _cleanup_(text_done) struct text foreign = {};
-    json_auto_t *before = NULL, *after = NULL;
+    struct provocation provocation;
+    enum outcome outcome = NOT_PROVOKED;
+    json_auto_t *before = NULL;
     char error[512] = "";
     const char *state;
     int r;
@@ -204,21 +230,15 @@ static enum outcome attempt(const char *store, struct attempt *a, struct text *w
         text_adds(why, error);
         return NOT_RECORDED;
     }
-    r = provoke_run(a->event, PROVOKE_NS, &a->provoked);
-    if (r < 0) {
-        text_addf(why, "%s", plain_errno(-r));
-        return NOT_PROVOKED;
-    }
-    r = wait_record(store, a, error, sizeof(error));
-    if (r > 0)
-        return RECORDED;
-    if (r < 0) {
-        text_adds(why, error);
-    } else {
-        ask_agent(store, &after);
-        explain(why, name, before, after);
-    }
-    return NOT_RECORDED;
+    /* An earlier event may be on its way still, with a number that has been given again since. */
+    a->since_ns = clock_now_ns(CLOCK_REALTIME) - CLOCK_SLACK_NS;
+    r = provoke_begin(a->event, PROVOKE_NS, &a->provoked, &provocation);
+    if (r < 0)
+        text_adds(why, plain_errno(-r));
+    else
+        outcome = find(store, a, before, why);
+    provoke_end(&provocation);
+    return outcome;
 }
 
 static int print_outcome(const struct attempt *a, enum outcome outcome, const char *why, bool json)

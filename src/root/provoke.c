@@ -14,12 +14,13 @@
 
 #include "core/clock.h"
 
-#define POLL_US 2000
+#define POLL_US      2000
+#define END_BOUND_NS (5 * NS_PER_SEC)
 
 /** What the process tells, in memory that both have: it may be killed at any moment (oom). */
 struct shared {
-    volatile bool done;
-    volatile int result;
+    bool done; /* written last, read first: atomically */
+    int result;
     struct provoked provoked;
 };
 
@@ -35,7 +36,9 @@ static void child(const struct event *event, pid_t parent, struct shared *shared
     setpgid(0, 0);
     if (getppid() == parent) {
         shared->result = event->provoke(&shared->provoked);
-        shared->done = true;
+        __atomic_store_n(&shared->done, true, __ATOMIC_RELEASE);
+        for (;;)
+            pause();
     }
     _exit(0);
 }
@@ -58,44 +61,48 @@ static void kill_children(void)
     }
 }
 
-/** True once the process has ended. */
-static bool wait_for(pid_t pid, uint64_t deadline_ns)
+static int wait_done(const struct shared *shared, pid_t pid, uint64_t deadline_ns)
 {
-    while (clock_now_ns(CLOCK_MONOTONIC) < deadline_ns) {
-        pid_t ended = waitpid(-1, NULL, WNOHANG);
+    pid_t ended = 0;
 
+    for (;;) {
+        if (__atomic_load_n(&shared->done, __ATOMIC_ACQUIRE))
+            return shared->result;
         if (ended == pid || (ended < 0 && errno == ECHILD))
-            return true;
+            return -EINTR;
+        if (clock_now_ns(CLOCK_MONOTONIC) >= deadline_ns)
+            return -ETIMEDOUT;
+        ended = waitpid(-1, NULL, WNOHANG);
         if (ended <= 0)
             usleep(POLL_US);
     }
-    return false;
 }
 
-/** A killed process may take its time, in an uninterruptible sleep above all: not for ever. */
-static void reap(pid_t group)
+void provoke_end(struct provocation *p)
 {
-    const uint64_t deadline_ns = clock_now_ns(CLOCK_MONOTONIC) + 5 * NS_PER_SEC;
-    pid_t ended;
+    /* A killed process may take its time, in an uninterruptible sleep above all: not for ever. */
+    const uint64_t deadline_ns = clock_now_ns(CLOCK_MONOTONIC) + END_BOUND_NS;
+    pid_t ended = 0;
 
-    do {
-        kill(-group, SIGKILL);
+    while (p->pid > 0 && ended >= 0 && clock_now_ns(CLOCK_MONOTONIC) < deadline_ns) {
+        kill(-p->pid, SIGKILL);
         kill_children();
         while ((ended = waitpid(-1, NULL, WNOHANG)) > 0)
             ;
-        if (ended < 0)
-            return;
-        usleep(POLL_US);
-    } while (clock_now_ns(CLOCK_MONOTONIC) < deadline_ns);
+        if (ended == 0)
+            usleep(POLL_US);
+    }
+    p->pid = 0;
 }
 
-int provoke_run(const struct event *event, uint64_t timeout_ns, struct provoked *ret)
+int provoke_begin(const struct event *event, uint64_t timeout_ns, struct provoked *ret,
+                  struct provocation *ret_provocation)
 {
     struct shared *shared;
     pid_t parent = getpid(), pid;
-    bool ended;
     int r;
 
+    *ret_provocation = (struct provocation){};
     if (!event->provoke)
         return -EOPNOTSUPP;
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -111,12 +118,8 @@ int provoke_run(const struct event *event, uint64_t timeout_ns, struct provoked 
         r = -errno;
     } else {
         setpgid(pid, pid); /* whoever comes first */
-        ended = wait_for(pid, clock_now_ns(CLOCK_MONOTONIC) + timeout_ns);
-        reap(pid);
-        if (shared->done)
-            r = shared->result;
-        else
-            r = ended ? -EINTR : -ETIMEDOUT;
+        r = wait_done(shared, pid, clock_now_ns(CLOCK_MONOTONIC) + timeout_ns);
+        ret_provocation->pid = pid;
     }
     *ret = shared->provoked;
     ret->field[sizeof(ret->field) - 1] = '\0';

@@ -476,11 +476,13 @@ static void start_demo(struct root *root)
     if (root->demo != 0)
         return;
     for (size_t i = 0; i < n_events; i++) {
+        struct provocation provocation = {};
         struct provoked provoked;
         int r = 0;
 
         if (events[i]->provoke && kind_options(root->config, i)->enabled)
-            r = provoke_run(events[i], PROVOKE_BOUND_NS, &provoked);
+            r = provoke_begin(events[i], PROVOKE_BOUND_NS, &provoked, &provocation);
+        provoke_end(&provocation);
         if (r < 0)
             log_warning("--demo: cannot provoke a %s event: %s", events[i]->name, strerror(-r));
     }

@@ -83,9 +83,15 @@ static int asks_signals(struct provoked *ret)
 static int run(int (*provoke)(struct provoked *), uint64_t timeout_ns, struct provoked *ret)
 {
     const struct event event = {.name = "fake", .provoke = provoke};
+    struct provocation provocation;
+    int r;
 
     left[0] = left[1] = 0;
-    return provoke_run(&event, timeout_ns, ret);
+    r = provoke_begin(&event, timeout_ns, ret, &provocation);
+    provoke_end(&provocation);
+    assert_int_equal(provocation.pid, 0);
+    provoke_end(&provocation); /* nothing is left to do */
+    return r;
 }
 
 static void assert_nobody_is_left(void)
@@ -130,6 +136,22 @@ static void test_nothing_is_left(void **state)
     assert_nobody_is_left();
 }
 
+static void test_stays_until_the_end(void **state)
+{
+    const struct event event = {.name = "fake", .provoke = leaves_processes};
+    struct provocation provocation;
+    struct provoked provoked = {};
+
+    (void)state;
+    left[0] = left[1] = 0;
+    assert_int_equal(provoke_begin(&event, 5 * NS_PER_SEC, &provoked, &provocation), 0);
+    usleep(50000);
+    assert_int_equal(kill(provocation.pid, 0), 0);
+    assert_int_equal(kill(left[1], 0), 0);
+    provoke_end(&provocation);
+    assert_nobody_is_left();
+}
+
 static void test_signals_are_as_usual(void **state)
 {
     struct provoked provoked = {};
@@ -150,6 +172,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_results),
         cmocka_unit_test(test_nothing_is_left),
+        cmocka_unit_test(test_stays_until_the_end),
         cmocka_unit_test(test_signals_are_as_usual),
     };
 

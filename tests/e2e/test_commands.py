@@ -16,7 +16,7 @@ from dropwatch import SERVER, drop_all, drops, hosts, settle, start, start_conne
 
 # In the names of the processes, as others on this machine may lose packets at the same time.
 OURS = f"our{os.getpid()}"
-SUBCOMMANDS = ("run", "list", "show", "status", "config")
+SUBCOMMANDS = ("run", "list", "show", "status", "doctor", "try", "config")
 USAGE = 2
 
 
@@ -495,6 +495,10 @@ def test_help(name):
         ["show"],
         ["status", "word"],
         ["status", "--json=yes"],
+        ["doctor", "word"],
+        ["doctor", "--json=yes"],
+        ["try", "nonsense"],
+        ["try", "--stor", "x"],
         ["config"],
         ["config", "chekc"],
         ["config", "check"],
@@ -515,6 +519,7 @@ def test_wrong_words_are_put_right():
         (["list", "--jsn"], "--json"),
         (["run", "--stor", "x"], "--store"),
         (["list", "--event", "dropwach"], "dropwatch"),
+        (["try", "dropwach"], "dropwatch"),
         (["run", "--events", "dropwach"], "dropwatch"),
         (["lst"], "list"),
     ]:
