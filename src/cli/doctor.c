@@ -19,6 +19,7 @@
 #include "cli/render.h"
 #include "core/event.h"
 #include "core/text.h"
+#include "root/kind.h"
 #include "store/store.h"
 
 #define WIDTH_MIN     80
@@ -34,7 +35,6 @@
 
 struct doctor {
     const char *root, *config_path, *store; /* as given; config_path, store: NULL if not */
-    const char **sets;
     bool json;
     struct config *config;
     struct machine machine;
@@ -45,15 +45,22 @@ struct doctor {
 
 enum way_state { WAY_ATTACHED, WAY_WOULD, WAY_SHOULD, WAY_REFUSED, WAY_UNKNOWN, WAY_OFF };
 
-/** How states are shown; in the order of the enums. */
-static const struct style {
+/** How a state is shown; tables are in the order of the enums. */
+struct style {
     const char *name, *colour;
-} way_styles[] =
-    {
-        {"attached", GREEN}, {"would attach", GREEN}, {"should attach", GREEN},
-        {"refused", RED},    {"unknown", YELLOW},     {"off", DIM},
-},
-  check_styles[] = {{"ok", GREEN}, {"warn", YELLOW}, {"fail", RED}, {"unknown", DIM}};
+};
+
+static const struct style way_styles[] = {
+    {"attached", GREEN}, {"would attach", GREEN}, {"should attach", GREEN},
+    {"refused", RED},    {"unknown", YELLOW},     {"off", DIM},
+};
+
+static const struct style check_styles[] = {
+    {"ok", GREEN},
+    {"warn", YELLOW},
+    {"fail", RED},
+    {"unknown", DIM},
+};
 
 /** The worse, the later. */
 enum verdict { VERDICT_WATCHED, VERDICT_SHOULD, VERDICT_UNKNOWN, VERDICT_REFUSED, VERDICT_OFF };
@@ -79,7 +86,7 @@ struct hook_report {
 
 struct event_report {
     const struct event *event;
-    struct hook_report hooks[16];
+    struct hook_report hooks[KIND_HOOKS_MAX];
     unsigned n_hooks;
     enum verdict verdict;
 };
@@ -161,7 +168,9 @@ static void check_agent(struct doctor *d)
 static void find_barrier(const char *path, const struct privilege_user *user, char *ret,
                          size_t size)
 {
-    for (const char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+    const char *slash = *path ? strchr(path + 1, '/') : NULL;
+
+    for (; slash; slash = strchr(slash + 1, '/')) {
         struct stat st;
 
         snprintf(ret, size, "%.*s", (int)(slash - path), path);
@@ -341,9 +350,9 @@ static void check_store(struct doctor *d)
 
 static void check_sockets(struct doctor *d)
 {
-    static const char *const name = "socket_owners", *const less =
-                                                         "records of received packets go without "
-                                                         "the process that has the socket open";
+    static const char *const name = "socket_owners";
+    static const char *const less =
+        "records of received packets go without the process that has the socket open";
     const bool try = !d->machine.tree.foreign && machine_may_load(&d->machine);
     struct probe probe = {};
     int r = try ? probe_try_sockets() : 0;
@@ -380,6 +389,11 @@ static void forgive_privileges(struct doctor *d)
 static const json_t *agent_event(const struct doctor *d, const char *event)
 {
     return json_object_get(json_object_get(d->agent, "events"), event);
+}
+
+static const char *agent_state(const struct doctor *d, const char *event)
+{
+    return json_string_value(json_object_get(agent_event(d, event), "state"));
 }
 
 static bool agent_uses(const struct doctor *d, const char *event, const char *way)
@@ -578,13 +592,20 @@ static void add_check(struct page *p, const struct check *row)
     add_advice(p, 28, row->advice);
 }
 
-static void add_event(struct page *p, const struct event_report *r)
+/** `agent`: the state of the kind in the running agent, or NULL. */
+static void add_event(struct page *p, const struct event_report *r, const char *agent)
 {
     text_adds(&p->text, "\n");
     add_styled(p, BOLD, "%s", r->event->name);
     text_adds(&p->text, ": ");
     add_styled(p, verdict_styles[r->verdict].colour, "%s", verdict_styles[r->verdict].name);
+    if (agent) {
+        text_adds(&p->text, "; in the running agent: ");
+        text_add_printable(&p->text, agent, 32);
+    }
     text_adds(&p->text, "\n");
+    if (agent && strcmp(agent, "watching") != 0 && r->verdict < VERDICT_UNKNOWN)
+        add_advice(p, 2, "see `huatuo status`, and restart the agent with this configuration");
     for (unsigned h = 0; h < r->n_hooks; h++) {
         const struct hook *hook = &r->event->hooks[h];
 
@@ -592,7 +613,9 @@ static void add_event(struct page *p, const struct event_report *r)
         add_wrapped(p, 2, hook->watches);
         if (r->verdict != VERDICT_OFF && r->hooks[h].verdict >= VERDICT_UNKNOWN) {
             text_adds(&p->text, "  ");
-            add_styled(p, hook->optional ? YELLOW : RED, "there is no way to it%s",
+            add_styled(p, hook->optional ? YELLOW : RED, "%s%s",
+                       r->hooks[h].verdict == VERDICT_UNKNOWN ? "whether there is a way is unknown"
+                                                              : "there is no way to it",
                        hook->optional ? "; the kind is watched without" : "");
             text_adds(&p->text, "\n");
         }
@@ -621,7 +644,7 @@ static char *report_text(const struct doctor *d, const struct event_report *repo
             if (d->checks.rows[i].state == order[state])
                 add_check(&p, &d->checks.rows[i]);
     for (size_t i = 0; i < n_events; i++)
-        add_event(&p, &reports[i]);
+        add_event(&p, &reports[i], agent_state(d, events[i]->name));
     text_adds(&p.text, "\n");
     add_styled(&p, fine ? GREEN : RED, "%s",
                fine ? "Everything that is enabled can be watched."
@@ -634,9 +657,8 @@ static char *report_text(const struct doctor *d, const struct event_report *repo
 
 static json_t *event_json(const struct doctor *d, const struct event_report *r)
 {
-    const json_t *agent = json_object_get(agent_event(d, r->event->name), "state");
-    json_t *object = json_pack("{s:s, s:O?}", "state", verdict_styles[r->verdict].name, "agent",
-                               (json_t *)agent);
+    json_t *object = json_pack("{s:s, s:s?}", "state", verdict_styles[r->verdict].name, "agent",
+                               agent_state(d, r->event->name));
     json_t *hooks = json_array();
 
     for (unsigned h = 0; h < r->n_hooks; h++) {
@@ -718,7 +740,7 @@ static int examine(struct doctor *d)
 static int run(int argc, char **argv)
 {
     _free_ const char **sets = calloc((size_t)argc + 1, sizeof(*sets));
-    struct doctor d = {.root = "", .sets = sets};
+    struct doctor d = {.root = ""};
     const struct argument table[] = {
         {"--config", .value = &d.config_path}, {"--set", .values = sets},
         {"--store", .value = &d.store},        {"--root", .value = &d.root},
@@ -767,9 +789,8 @@ const struct cli_command cli_doctor = {
         "  --root DIR      look at /proc, /sys, /boot and /etc below DIR: another machine's files\n"
         "  --json          one object\n"
         "\n"
-        "Changes nothing. Each hook is loaded and attached for a moment, switched off; without "
-        "the\n"
-        "privilege, or with --root, it is judged by what can be read. Exit status 0: everything\n"
-        "that is enabled can be watched; 1: something cannot.\n",
+        "Changes nothing. Each hook is loaded and attached for a moment, switched off; without\n"
+        "the privilege, or with --root, it is judged by what can be read. Exit status 0:\n"
+        "everything that is enabled can be watched; 1: something cannot.\n",
     .run = run,
 };

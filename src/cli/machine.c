@@ -439,15 +439,10 @@ static void add_right_name(struct text *t, unsigned number)
     const char *name = capng_capability_to_name(number);
 
     text_adds(t, t->len ? " CAP_" : "CAP_");
-    if (!name || !isalpha((unsigned char)*name))
+    if (!name)
         text_addf(t, "%u", number);
-    for (; name && isalpha((unsigned char)*name) && *name; name++) {
-        char c = (char)toupper((unsigned char)*name);
-
-        text_add(t, &c, 1);
-        if (name[1] == '_')
-            text_add(t, ++name, 1);
-    }
+    for (; name && *name; name++)
+        text_addf(t, "%c", toupper((unsigned char)*name));
 }
 
 static void add_right_names(struct text *t, uint64_t set)

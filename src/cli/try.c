@@ -98,18 +98,44 @@ static void explain(struct text *t, const char *name, const json_t *before, cons
                       : "the agent has seen nothing: its hook did not fire");
 }
 
-static json_t *wait_ready(const char *store)
+/** 0: it is ready. -EAGAIN: it does not become so in time; other errors as of ask_agent(). */
+static int wait_ready(const char *store)
 {
     const uint64_t deadline_ns = clock_now_ns(CLOCK_MONOTONIC) + READY_NS;
-    json_t *status = NULL;
 
-    while (ask_agent(store, &status) == 0 && !json_is_true(json_object_get(status, "ready")) &&
-           clock_now_ns(CLOCK_MONOTONIC) < deadline_ns) {
-        json_decref(status);
-        status = NULL;
+    for (;;) {
+        json_auto_t *status = NULL;
+        int r = ask_agent(store, &status);
+
+        if (r < 0)
+            return r;
+        if (json_is_true(json_object_get(status, "ready")))
+            return 0;
+        if (clock_now_ns(CLOCK_MONOTONIC) >= deadline_ns)
+            return -EAGAIN;
         usleep(POLL_US);
     }
-    return status;
+}
+
+static int say_no_agent(const char *store, int r)
+{
+    static const struct {
+        int error;
+        const char *what, *advice;
+    } table[] = {
+        {EAGAIN, "the agent does not get ready", "see `huatuo status`"},
+        {EBADMSG, "the agent does not answer", "try again; if it stays so, restart it"},
+        {EACCES, "the agent may not be asked", "ask as root"},
+        {0, "no agent runs", "start it with `huatuo run`, or name its store with --store"},
+    };
+    char quoted[TEXT_QUOTED_MAX];
+    size_t i = 0;
+
+    while (table[i].error && table[i].error != -r)
+        i++;
+    fprintf(stderr, "huatuo try: %s on %s: %s; %s\n", table[i].what, text_quote(store, quoted),
+            strerror(-r), table[i].advice);
+    return CLI_FAILED;
 }
 
 /* ------------------------------------------------------------------ one kind */
@@ -290,18 +316,11 @@ static bool was_named(const char *const *names, const char *name)
 
 static int try_all(const char *store, const char *const *names, bool json)
 {
-    json_auto_t *status = wait_ready(store);
-    char quoted[TEXT_QUOTED_MAX];
     bool fine = true;
+    int r = wait_ready(store);
 
-    if (!json_is_true(json_object_get(status, "ready"))) {
-        fprintf(stderr, "huatuo try: %s %s; %s\n",
-                status ? "the agent does not get ready on" : "no agent runs on",
-                text_quote(store, quoted),
-                status ? "see `huatuo status`"
-                       : "start it with `huatuo run`, or name its store with --store");
-        return CLI_FAILED;
-    }
+    if (r < 0)
+        return say_no_agent(store, r);
     for (size_t i = 0; i < n_events; i++) {
         int error;
 

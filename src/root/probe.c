@@ -18,28 +18,23 @@
 
 #define ENOTSUPP      524 /* the kernel's own, which libc has no name for */
 
-#define GIVE_RIGHTS                                                                                \
-    "run huatuo as root, or with CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8); in a "  \
-    "container let its seccomp profile pass bpf(2) and perf_event_open(2)"
+#define LET_PASS                                                                                   \
+    "in a container let its seccomp profile pass bpf(2) and perf_event_open(2); else this is "     \
+    "the machine's policy, and another way has to do"
 #define MOUNT_TRACEFS "mount it: mount -t tracefs tracefs /sys/kernel/tracing"
 #define REPORT        "report it, with what `huatuo doctor --json` says"
 
 /* ------------------------------------------------------------------ tried */
 
-/** What a refusal means; the first row that fits. */
+/** What a refusal means to one who has the capabilities; the first row that fits. */
 static const struct refusal {
     int error;
     const char *way; /* how the way's name begins; "": any */
     const char *plain, *advice;
 } refusals[] = {
-    {EPERM, "fentry/", "this kernel lets nobody, or not this user, hook functions that way",
-     GIVE_RIGHTS},
-    {EPERM, "fexit/", "this kernel lets nobody, or not this user, hook functions that way",
-     GIVE_RIGHTS},
-    {EPERM, "", "the privilege is missing", GIVE_RIGHTS},
-    {EACCES, "tp/", "the tracepoints' files may not be read", GIVE_RIGHTS},
-    {EACCES, "", "the privilege is missing, or the kernel's verifier refuses the program",
-     GIVE_RIGHTS "; as root: " REPORT},
+    {EPERM, "", "it is forbidden, whatever the capabilities", LET_PASS},
+    {EACCES, "tp/", "the tracepoints' files may not be read", "run huatuo as root"},
+    {EACCES, "", "this kernel's verifier refuses the program", REPORT},
     {ENOENT, "tp/", "tracefs is not mounted, or the kernel has no such tracepoint", MOUNT_TRACEFS},
     {ENOENT, "kprobe/", "this kernel has no kprobes, or no such function",
      "it takes a kernel with CONFIG_KPROBES"},

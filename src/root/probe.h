@@ -36,7 +36,8 @@ void probe_done(struct probe_facts *facts);
 /** Whether /proc/kallsyms has a function of that name. */
 bool probe_has_symbol(const struct probe_facts *facts, const char *name);
 
-/** Loads and attaches that way for a moment: needs the privilege to. Nothing is watched by it. */
+/** Loads and attaches that way for a moment, for those who have the capabilities to. Nothing is
+ * watched by it. */
 void probe_try(const struct event *event, const struct event_options *options, unsigned hook,
                unsigned way, struct probe *ret);
 /** Judges without loading anything, for machines that are not this one and users who may not. */

@@ -63,18 +63,19 @@ static void kill_children(void)
 
 static int wait_done(const struct shared *shared, pid_t pid, uint64_t deadline_ns)
 {
-    pid_t ended = 0;
-
     for (;;) {
+        siginfo_t info = {};
+        int r;
+
         if (__atomic_load_n(&shared->done, __ATOMIC_ACQUIRE))
             return shared->result;
-        if (ended == pid || (ended < 0 && errno == ECHILD))
-            return -EINTR;
         if (clock_now_ns(CLOCK_MONOTONIC) >= deadline_ns)
             return -ETIMEDOUT;
-        ended = waitpid(-1, NULL, WNOHANG);
-        if (ended <= 0)
-            usleep(POLL_US);
+        /* It stays a zombie, and its number ours, until provoke_end(). */
+        r = waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT);
+        if (r < 0 || info.si_pid == pid)
+            return __atomic_load_n(&shared->done, __ATOMIC_ACQUIRE) ? shared->result : -EINTR;
+        usleep(POLL_US);
     }
 }
 
@@ -84,8 +85,10 @@ void provoke_end(struct provocation *p)
     const uint64_t deadline_ns = clock_now_ns(CLOCK_MONOTONIC) + END_BOUND_NS;
     pid_t ended = 0;
 
-    while (p->pid > 0 && ended >= 0 && clock_now_ns(CLOCK_MONOTONIC) < deadline_ns) {
-        kill(-p->pid, SIGKILL);
+    if (p->pid <= 0)
+        return;
+    kill(-p->pid, SIGKILL);
+    while (ended >= 0 && clock_now_ns(CLOCK_MONOTONIC) < deadline_ns) {
         kill_children();
         while ((ended = waitpid(-1, NULL, WNOHANG)) > 0)
             ;

@@ -156,6 +156,16 @@ def test_this_machine(doctor, agent):
     assert report["events"]["dropwatch"]["agent"] == "watching"
 
 
+def test_agent_that_does_not_watch(doctor, agent):
+    """It could be watched, but the agent that runs does not."""
+    one = agent("--set", "dropwatch.enabled=no")
+    code, report = doctor(store=one.store)
+    event = report["events"]["dropwatch"]
+    assert code == 0 and (event["state"], event["agent"]) == ("can be watched", "off")
+    _, output = doctor(store=one.store, text=True)
+    assert "dropwatch: can be watched; in the running agent: off\n  -> see `huatuo status`" in output
+
+
 def test_every_way_by_itself(doctor):
     """Each is tried, though a better one would do; and one that is refused hides no other."""
     _, report = doctor()
@@ -389,6 +399,8 @@ def test_store_that_cannot_be(doctor, place):
     mount = f"mount -t tmpfs none {place} && mount -o remount,ro {place} && exec \"$@\""
     code, report = doctor(through=("unshare", "-m", "sh", "-c", mount, "sh"))
     assert code == 1 and expect(report, "store", "fail", "read-only")
+    doctor(store="/")
+    doctor("--store=", store=None)
     # Names that mean something else to SQLite, or to a terminal.
     odd = place / "a?b#c%41\x1b[2J"
     _, report = doctor(store=odd)
