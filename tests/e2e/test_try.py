@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -59,6 +60,29 @@ def test_recorded(agent, words):
     code, output, errors = huatuo_try(*words, store=one.store)
     assert code == 0 and not errors
     assert "dropwatch      recorded: " in output and PLACE in output
+
+
+def test_told_from_others(agent, netns):
+    """While others lose packets all the time, the record is that of what was provoked."""
+    one = start(agent)
+    busy = netns("busy")
+    flood = """
+import socket, time
+for port in range(1000, 11000):
+    with socket.socket() as s:
+        s.connect_ex(("127.0.0.1", port))
+    time.sleep(0.002)
+"""
+    with busy, subprocess.Popen([sys.executable, "-c", flood]) as process:
+        try:
+            one.wait_records(lambda record: record["tracer_data"]["netns"] == busy.inode, event="dropwatch", limit=5)
+            code, output, errors = huatuo_try("dropwatch", "--json", store=one.store)
+        finally:
+            process.kill()
+    line = outcomes(output)["dropwatch"]
+    assert code == 0 and not errors, line
+    record = json.loads(one.huatuo("show", line["id"], "--json").stdout)
+    assert record["tracer_data"]["netns"] != busy.inode and PLACE in record["summary"], record
 
 
 def test_no_agent(agent, tmp_path):
