@@ -164,8 +164,12 @@ static int wait_record(const char *store, struct attempt *a, char *error, size_t
         .since_ns = a->since_ns,
     };
     _cleanup_(store_reader_closep) struct store_reader *reader = NULL;
-    int r = store_reader_open(store, error, error_size, &reader);
+    int r;
 
+    /* An agent is ready before its store need be: the disk may be full, or slow. */
+    while ((r = store_reader_open(store, error, error_size, &reader)) == -ENOENT &&
+           clock_now_ns(CLOCK_MONOTONIC) < deadline_ns)
+        usleep(POLL_US);
     while (r == 0) {
         r = store_reader_each(reader, &query, compare, a);
         if (r == 0 && clock_now_ns(CLOCK_MONOTONIC) >= deadline_ns)

@@ -28,6 +28,8 @@
 #define DAMAGE_GAP_NS   (60 * NS_PER_SEC)
 #define CLOSE_GRACE_NS  NS_PER_SEC
 #define ALIVE_NS        (10 * NS_PER_SEC)
+#define OPEN_TRIES      5
+#define OPEN_NAP_NS     (20 * NS_PER_MS)
 #define METAS_MAX       64
 #define META_TEXT_MAX   (1024 * 1024)
 
@@ -525,9 +527,25 @@ static int take_lock(const char *dir, char *error, size_t error_size, int *ret,
     return 0;
 }
 
+/**
+ * A reader that is root's may just be making the files beside the database: for a moment they are
+ * not ours (SQLite gives them to the database's owner only then).
+ */
+static int open_patiently(struct store *s)
+{
+    const struct timespec nap = {.tv_nsec = (long)OPEN_NAP_NS};
+    int r = writer_open(&s->writer);
+
+    for (int tries = 1; (r & 0xff) == SQLITE_CANTOPEN && tries < OPEN_TRIES; tries++) {
+        nanosleep(&nap, NULL);
+        r = writer_open(&s->writer);
+    }
+    return r;
+}
+
 static int open_database(struct store *s, char *error, size_t error_size)
 {
-    int r = writer_open(&s->writer);
+    int r = open_patiently(s);
 
     if (r == SCHEMA_NEWER || r == SCHEMA_FOREIGN) {
         writer_describe(&s->writer, r, error, error_size);
