@@ -25,12 +25,13 @@ PATH = re.compile(rf"(?<![\w/.$-])(?:\./)?({ROOMS}[\w./*-]*[\w/*])")
 STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 # What writes the fields of which table: page, section, sources. Event kinds come on top of these.
-FIELD = re.compile(r'\brecord_(?:u64|i64|bool|str|strf|host|stack|open)\(r, "(\w+)"')
+FIELD = re.compile(r'\brecord_(?:u64|i64|bool|str|strf|host|stack|open|list|numbers)\(r, "(\w+)"')
 ENVELOPE = re.compile(r'\badd_(?:known|string_field|number_field|key)\(t, "(\w+)"')
 TABLES = [
     ("docs/records.md", ("Envelope", "Process"), "src/core/record.c", ENVELOPE),
     ("docs/records.md", ("Closing records",), "src/agent/agent.c", FIELD),
     ("docs/records.md", ("Coverage records",), "src/agent/coverage.c", FIELD),
+    ("docs/records.md", ("What is collected",), "src/agent/pending.c", FIELD),
 ]
 
 
@@ -274,6 +275,7 @@ SAMPLE = {
     ],
     "src/agent/agent.c": ['record_str(r, "of", x);'],
     "src/agent/coverage.c": ['record_str(r, "change", x);'],
+    "src/agent/pending.c": ['record_str(r, "incomplete", x);'],
     "docs/events/oom.md": ["# oom"],
     "docs/events/stray.md": ["# WRONG"],
     "docs/events/drop.md": [
@@ -301,6 +303,8 @@ SAMPLE = {
         "## Coverage records",
         "| `change` | string |",
         "| `made_up` | WRONG |",
+        "## What is collected",
+        "| `incomplete` | string |",
     ],
 }
 # Findings that cannot stand in their own line.

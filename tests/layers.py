@@ -28,7 +28,7 @@ LEVELS = [
     {"main"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-SHARED = {"core/packet.h", "core/sockets.h", "core/wire.h"}
+SHARED = {"core/cgroup.h", "core/packet.h", "core/sockets.h", "core/wire.h"}
 SOURCES = {".c", ".h", ".in", ".py", ".sh", ".js", ".css"}
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
 

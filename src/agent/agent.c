@@ -8,6 +8,7 @@
 #include <net/if.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdalign.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -28,6 +29,7 @@
 #include "agent/windows.h"
 #include "core/log.h"
 #include "core/loop.h"
+#include "enrich/container.h"
 #include "kernel/kernel.h"
 
 #define TICK_NS           (1 * NS_PER_SEC)
@@ -40,6 +42,8 @@
 #define OWNERS_MAX        100000
 #define EXE_TTL_NS        (5 * NS_PER_SEC) /* a process may become another program */
 #define EXE_PENDING_MAX   128
+#define COLLECT_BOUND_NS  (2 * NS_PER_SEC)
+#define COLLECT_MAX       256
 #define STORE_BOUND_NS    (7 * NS_PER_SEC) /* with the other, less than the root part's patience */
 #define CLOSE_BOUND_NS    (1 * NS_PER_SEC)
 #define OUTPUT_BOUND_NS   (1 * NS_PER_SEC)
@@ -80,6 +84,7 @@ struct agent {
     struct owners *owners;
     struct lookups *exes;
     struct own_sockets *own;
+    struct collector *collector;
     struct pending *pending;
     struct windows *windows;
     struct store *store;
@@ -134,12 +139,44 @@ static void device_name(uint32_t netns, int ifindex, char ret[16])
         snprintf(ret, 16, "%.15s", name);
 }
 
+static void container_id(const char *cgroup_path, char ret[DOC_CONTAINER_LEN + 1])
+{
+    if (!container_from_cgroup(cgroup_path, ret))
+        *ret = '\0';
+}
+
+static void on_incomplete(void *arg, const struct record *r, int why)
+{
+    struct agent *a = arg;
+
+    a->kinds[record_event(r)].incomplete[why == -ETIME   ? AGENT_INCOMPLETE_LATE
+                                         : why == -EBUSY ? AGENT_INCOMPLETE_BUSY
+                                                         : AGENT_INCOMPLETE_FAILED]++;
+}
+
+static void wait_for_answers(struct agent *a, struct agent_kind *kind, const void *raw,
+                             const void *note, struct record *r)
+{
+    uint64_t ticket = 0, now = clock_now_ns(CLOCK_MONOTONIC);
+    int e;
+
+    if (!kind->event->collect) {
+        pending_add(a->pending, r, now);
+        return;
+    }
+    e = collector_start(a->collector, kind->event, kind->index, raw, note, &ticket);
+    pending_add_collected(a->pending, r, ticket, e, now);
+}
+
 static void on_event(struct agent *a, struct agent_kind *kind, const void *raw)
 {
+    alignas(8) char note[EVENT_NOTE_BYTES] = {};
     const struct decode decode = {
         .kernel = &a->kernel,
         .options = kind->options,
         .device_name = device_name,
+        .container_id = container_id,
+        .note = note,
     };
     const struct wire_head *head = raw;
     struct record *r;
@@ -159,7 +196,7 @@ static void on_event(struct agent *a, struct agent_kind *kind, const void *raw)
     }
     if (head->nth >= kind->options->repeat_limit)
         remember_last(a, head->window_id, r);
-    pending_add(a->pending, r, clock_now_ns(CLOCK_MONOTONIC));
+    wait_for_answers(a, kind, raw, note, r);
 }
 
 static int on_expire(void *arg)
@@ -610,6 +647,16 @@ static int on_owners(void *arg, uint32_t revents)
     return 0;
 }
 
+static int on_collected(void *arg, uint32_t revents)
+{
+    struct agent *a = arg;
+
+    (void)revents;
+    read_empty(collector_fd(a->collector));
+    pending_retry(a->pending);
+    return 0;
+}
+
 static int on_exes(void *arg, uint32_t revents)
 {
     struct agent *a = arg;
@@ -652,8 +699,10 @@ static int on_channel(void *arg, uint32_t revents)
     r = channel_receive(a->channel, &m, fds, &n_fds);
     if (r == -EAGAIN)
         return 0;
-    if (r > 0 && m.type == CHANNEL_SOCKETS)
+    if (r > 0 && m.type == CHANNEL_ITERATOR && m.event == CHANNEL_SOCKETS)
         owners_take(a->owners, n_fds ? fds[--n_fds] : -1);
+    else if (r > 0 && m.type == CHANNEL_ITERATOR)
+        collector_take(a->collector, m.event, n_fds ? fds[--n_fds] : -1);
     for (size_t i = 0; r > 0 && i < n_fds; i++)
         close(fds[i]);
     if (r <= 0 && !a->ending) {
@@ -865,12 +914,17 @@ static int open_store(struct agent *a)
     return 0;
 }
 
+static int ask_iterator(void *arg, unsigned event)
+{
+    const struct agent *a = arg;
+    const struct channel_message m = {.type = CHANNEL_ASK_ITERATOR, .event = event};
+
+    return a->channel < 0 ? -EPIPE : channel_send(a->channel, &m, NULL, 0);
+}
+
 static int ask_sockets(void *arg)
 {
-    struct agent *a = arg;
-    const struct channel_message m = {.type = CHANNEL_ASK_SOCKETS};
-
-    return channel_send(a->channel, &m, NULL, 0);
+    return ask_iterator(arg, CHANNEL_SOCKETS);
 }
 
 static int open_parts(struct agent *a)
@@ -878,8 +932,17 @@ static int open_parts(struct agent *a)
     const struct owners_options owners = {.ask = ask_sockets, .arg = a, .max = OWNERS_MAX};
     struct pending_options pending = {
         .bound_ns = a->options->resolve_timeout,
+        .collect_bound_ns = COLLECT_BOUND_NS,
         .max = PENDING_MAX,
         .done = put,
+        .incomplete = on_incomplete,
+        .arg = a,
+    };
+    const struct collector_options collect = {
+        .root_prefix = "",
+        .origin = &a->origin,
+        .max = COLLECT_MAX,
+        .ask = ask_iterator,
         .arg = a,
     };
     int r = open_kernel(a);
@@ -900,6 +963,9 @@ static int open_parts(struct agent *a)
         r = lookups_new(PROCESS_CACHE_MAX, EXE_PENDING_MAX, &a->exes);
     pending.exes = a->exes;
     pending.processes = a->processes;
+    if (r == 0)
+        r = collector_new(&collect, &a->collector);
+    pending.collector = a->collector;
     if (r == 0)
         r = pending_new(&pending, &a->pending);
     return r;
@@ -927,6 +993,8 @@ static int watch_all(struct agent *a)
         r = watch_fd(a, owners_fd(a->owners), on_owners);
     if (r == 0)
         r = watch_fd(a, lookups_fd(a->exes), on_exes);
+    if (r == 0)
+        r = watch_fd(a, collector_fd(a->collector), on_collected);
     if (r == 0)
         r = watch_fd(a, store_fd(a->store), on_stored);
     if (r == 0)
@@ -1100,6 +1168,7 @@ static void end(struct agent *a)
     a->processes = processes_free(a->processes);
     a->owners = owners_free(a->owners);
     a->exes = lookups_free(a->exes);
+    a->collector = collector_free(a->collector);
     a->own = own_sockets_free(a->own);
     a->windows = windows_free(a->windows);
     ring_buffer__free(a->rings);

@@ -15,6 +15,14 @@
 /** Why the agent proper could not keep an event that it had got from the ring. */
 enum agent_lost { AGENT_LOST_DECODE, AGENT_LOST_MEMORY, AGENT_LOST_CRASH, AGENT_LOST_NR };
 
+/** Why a record was written without what is collected for its kind. Not lost: it was recorded. */
+enum agent_incomplete {
+    AGENT_INCOMPLETE_LATE,   /* it did not come in time */
+    AGENT_INCOMPLETE_BUSY,   /* too many were under way */
+    AGENT_INCOMPLETE_FAILED, /* it could not be read, or did not fit */
+    AGENT_INCOMPLETE_NR
+};
+
 struct agent_hook_way {
     enum hook_state state;
     char reason[CHANNEL_TEXT_MAX];
@@ -54,6 +62,7 @@ struct agent_kind {
     char covered[512]; /* the ways that the last coverage record of this kind named; "": not watched
                         */
     uint64_t lost[AGENT_LOST_NR];
+    uint64_t incomplete[AGENT_INCOMPLETE_NR];
     char complaint[CHANNEL_TEXT_MAX]; /* what its configuration was last told to be wrong with */
     uint64_t missed;                  /* times the kernel left our program out */
 };

@@ -12,6 +12,7 @@
 static const char *const state_names[] = {"attached", "refused", "unused", "off"};
 static const char *const kernel_lost_names[WIRE_LOST_NR] = {"ring_full", "keys_full"};
 static const char *const agent_lost_names[AGENT_LOST_NR] = {"decode", "memory", "crash"};
+static const char *const incomplete_names[AGENT_INCOMPLETE_NR] = {"late", "busy", "failed"};
 static const char *const store_lost_names[STORE_LOST_NR] = {"queue_full", "store"};
 
 static json_t *number(uint64_t value)
@@ -61,6 +62,18 @@ json_t *status_lost_by(const struct agent_kind *kind, const struct store *store)
         store_get_counts(store, kind->index, &counts);
         for (unsigned i = 0; i < STORE_LOST_NR; i++)
             add_count(object, store_lost_names[i], counts.lost[i]);
+    }
+    return object;
+}
+
+static json_t *incomplete_by(const struct agent_kind *kind, uint64_t *ret_sum)
+{
+    json_t *object = json_object();
+
+    *ret_sum = 0;
+    for (unsigned i = 0; i < AGENT_INCOMPLETE_NR; i++) {
+        add_count(object, incomplete_names[i], kind->incomplete[i]);
+        *ret_sum += kind->incomplete[i];
     }
     return object;
 }
@@ -133,6 +146,7 @@ json_t *status_event(const struct agent_kind *kind, const struct status_input *i
     struct kind_account a;
     char ways[512];
     json_t *object = json_object();
+    uint64_t n_incomplete;
 
     kind_get_account(kind, in->store, &a);
     kind_ways(kind, ways, sizeof(ways));
@@ -149,6 +163,12 @@ json_t *status_event(const struct agent_kind *kind, const struct status_input *i
     json_object_set_new(object, "lost_by", status_lost_by(kind, in->store));
     json_object_set_new(object, "unaccounted", json_integer(a.unaccounted));
     json_object_set_new(object, "missed", number(kind->missed));
+    if (kind->event->collect) {
+        json_t *by = incomplete_by(kind, &n_incomplete);
+
+        json_object_set_new(object, "incomplete", number(n_incomplete));
+        json_object_set_new(object, "incomplete_by", by);
+    }
     json_object_set_new(object, "hooks", hooks(kind));
     return object;
 }

@@ -486,6 +486,33 @@ static void test_switched_off(void **state)
     close_fds(f, 0);
 }
 
+static int collect(const struct collect *c, const void *raw, struct record *part)
+{
+    return c && raw && part ? 0 : -EINVAL;
+}
+
+/** Records that went without what is collected for their kind are recorded, and counted beside. */
+static void test_incomplete(void **state)
+{
+    struct event collecting = test_event;
+    struct fixture *f = *state;
+    struct status_input in;
+    json_t *json, *kind;
+
+    collecting.collect = collect;
+    init(f, &collecting, true);
+    f->kind.incomplete[AGENT_INCOMPLETE_LATE] = 2;
+    f->kind.incomplete[AGENT_INCOMPLETE_FAILED] = 3;
+    in = input_of(f, NULL);
+    json = status(&in);
+    kind = json_object_get(json_object_get(json, "events"), "testing");
+    assert_int_equal(json_integer_value(json_object_get(kind, "incomplete")), 5);
+    assert_json(json_object_get(kind, "incomplete_by"), "{\"late\":2,\"failed\":3}");
+    assert_int_equal(json_integer_value(json_object_get(kind, "unaccounted")), 0);
+    json_decref(json);
+    close_fds(f, 0);
+}
+
 /** Of all losses there is a name; what is added later must get one too. */
 static void test_lost_by(void **state)
 {
@@ -579,6 +606,7 @@ int main(void)
         TEST(test_status),
         TEST(test_states),
         TEST(test_switched_off),
+        TEST(test_incomplete),
         TEST(test_lost_by),
         TEST(test_hostile_texts),
         TEST(test_table),

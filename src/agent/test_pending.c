@@ -70,12 +70,45 @@ int owners_lookup(struct owners *o, uint64_t inode, uint64_t now_ns, struct sock
     return o->known[inode];
 }
 
+/** By the ticket. */
+struct collector {
+    int known[N_ANSWERS];
+    unsigned cancelled[N_ANSWERS];
+    bool too_large;
+};
+
+int collector_lookup(struct collector *c, uint64_t ticket, struct record **ret)
+{
+    static const struct event event = {.name = "test", .tracer_name = "test"};
+    static const struct record_origin origin = {
+        .hostname = "", .region = "", .kernel_release = "", .boot_id = ""};
+
+    assert_in_range(ticket, 1, N_ANSWERS - 1);
+    if (c->known[ticket] > 0) {
+        assert_int_equal(record_new(&origin, &event, 0, 1, ret), 0);
+        record_u64(*ret, "collected", ticket);
+        if (c->too_large)
+            record_close(*ret);
+    }
+    return c->known[ticket];
+}
+
+void collector_cancel(struct collector *c, uint64_t ticket)
+{
+    assert_in_range(ticket, 1, N_ANSWERS - 1);
+    c->cancelled[ticket]++;
+}
+
 /* --- records and where they end up */
 
-#define BOUND_NS 100
-#define NEVER    (-ENOENT)
+#define BOUND_NS         100
+#define NEVER            (-ENOENT)
+#define COLLECT_BOUND_NS 1000
 
 struct fixture {
+    struct collector collector;
+    unsigned n_incomplete;
+    int incomplete; /* why the last one was */
     struct names names;
     struct processes processes;
     struct owners owners;
@@ -101,13 +134,25 @@ static void on_done(void *arg, struct record *r)
     record_free(r);
 }
 
+static void on_incomplete(void *arg, const struct record *r, int why)
+{
+    struct fixture *f = arg;
+
+    assert_non_null(r);
+    f->n_incomplete++;
+    f->incomplete = why;
+}
+
 static struct pending_options options_of(struct fixture *f, size_t max)
 {
     return (struct pending_options){
         .names = &f->names,
         .processes = &f->processes,
         .owners = &f->owners,
+        .collector = &f->collector,
         .bound_ns = BOUND_NS,
+        .collect_bound_ns = COLLECT_BOUND_NS,
+        .incomplete = on_incomplete,
         .max = max,
         .done = on_done,
         .arg = f,
@@ -500,6 +545,111 @@ static void test_exe(void **state)
     lookups_free(options.exes);
 }
 
+static json_int_t collected(const struct fixture *f, unsigned number)
+{
+    return json_integer_value(
+        json_object_get(json_object_get(f->json[number], "tracer_data"), "collected"));
+}
+
+/** It comes while others go by, and in its own time. */
+static void test_collected(void **state)
+{
+    struct fixture *f = *state;
+
+    pending_add_collected(f->pending, make(1, 0, 0), 1, 0, 0);
+    pending_add_collected(f->pending, make(2, 0, 0), 2, 0, 0);
+    add(f, 3, 0, 0, 0);
+    ASSERT_DONE(f, 3);
+    add(f, 4, 4, 0, 10);
+    f->collector.known[2] = 1;
+    pending_retry(f->pending);
+    ASSERT_DONE(f, 3, 2);
+    assert_int_equal(collected(f, 2), 2);
+    pending_expire(f->pending, 10 + BOUND_NS); /* not for the one that came first */
+    ASSERT_DONE(f, 3, 2, 4);
+    f->collector.known[1] = 1;
+    pending_expire(f->pending, COLLECT_BOUND_NS); /* in the last moment */
+    ASSERT_DONE(f, 3, 2, 4, 1);
+    assert_int_equal(collected(f, 1), 1);
+    assert_null(text(f, 1, "tracer_data", "incomplete"));
+    assert_int_equal(f->n_incomplete, 0);
+    assert_int_equal(f->collector.cancelled[1] + f->collector.cancelled[2], 0);
+}
+
+/** A record is never lost for want of what is collected; it says that it is not whole. */
+static void test_not_collected(void **state)
+{
+    struct fixture *f = *state;
+
+    pending_add_collected(f->pending, make(1, 0, 0), 1, 0, 0);
+    pending_expire(f->pending, COLLECT_BOUND_NS - 1);
+    ASSERT_DONE(f);
+    pending_expire(f->pending, COLLECT_BOUND_NS);
+    ASSERT_DONE(f, 1);
+    assert_string_equal(text(f, 1, "tracer_data", "incomplete"), "late");
+    assert_int_equal(f->collector.cancelled[1], 1);
+    assert_int_equal(f->incomplete, -ETIME);
+
+    pending_add_collected(f->pending, make(2, 0, 0), 0, -EBUSY, 0);
+    ASSERT_DONE(f, 1, 2);
+    assert_string_equal(text(f, 2, "tracer_data", "incomplete"), "busy");
+    assert_int_equal(f->incomplete, -EBUSY);
+
+    f->collector.known[3] = -EIO;
+    pending_add_collected(f->pending, make(3, 0, 0), 3, 0, 0);
+    pending_retry(f->pending);
+    ASSERT_DONE(f, 1, 2, 3);
+    assert_string_equal(text(f, 3, "tracer_data", "incomplete"), "failed");
+
+    f->collector.known[4] = 1;
+    f->collector.too_large = true; /* or anything else for which it cannot be used */
+    pending_add_collected(f->pending, make(4, 0, 0), 4, 0, 0);
+    pending_retry(f->pending);
+    ASSERT_DONE(f, 1, 2, 3, 4);
+    assert_string_equal(text(f, 4, "tracer_data", "incomplete"), "failed");
+    assert_int_equal(f->n_incomplete, 4);
+}
+
+/** At the end nobody waits, and nothing is left behind. */
+static void test_end_while_collecting(void **state)
+{
+    struct fixture *f = *state;
+
+    f->collector.known[2] = 1;
+    pending_add_collected(f->pending, make(1, 0, 0), 1, 0, 0);
+    pending_add_collected(f->pending, make(2, 0, 0), 2, 0, 0);
+    f->pending = pending_free(f->pending);
+    ASSERT_DONE(f, 1, 2);
+    assert_string_equal(text(f, 1, "tracer_data", "incomplete"), "late");
+    assert_int_equal(f->collector.cancelled[1], 1);
+    assert_int_equal(collected(f, 2), 2);
+}
+
+/** What the kernel said at the event of the cgroup is not replaced, and names the unit of the dead.
+ */
+static void test_cgroup_of_the_kernel(void **state)
+{
+    struct fixture *f = *state;
+    struct record *r = make(1, 0, 0);
+    const struct record_process process = {.pid = 5, .start_boot_ns = 5000};
+
+    f->processes.known[5] = 1;
+    record_process(r, &process);
+    record_cgroup(r, "/a.slice/b.service");
+    pending_add(f->pending, r, 0);
+    ASSERT_DONE(f, 1);
+    assert_string_equal(text(f, 1, NULL, "cgroup"), "/a.slice/b.service");
+    assert_string_equal(text(f, 1, "process", "systemd_unit"), "x.service");
+
+    f->processes.known[6] = NEVER;
+    r = make(2, 0, 0);
+    record_process(r, &(struct record_process){.pid = 6, .start_boot_ns = 6000});
+    record_cgroup(r, "/a.slice/b.service");
+    pending_add(f->pending, r, 0);
+    ASSERT_DONE(f, 1, 2);
+    assert_string_equal(text(f, 2, "process", "systemd_unit"), "b.service");
+}
+
 int main(void)
 {
 #define TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -516,6 +666,10 @@ int main(void)
         TEST(test_max),
         TEST(test_end),
         TEST(test_exe),
+        TEST(test_collected),
+        TEST(test_not_collected),
+        TEST(test_end_while_collecting),
+        TEST(test_cgroup_of_the_kernel),
     };
 
     return cmocka_run_group_tests_name("pending", tests, NULL, NULL);

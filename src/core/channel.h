@@ -31,9 +31,12 @@ enum channel_type {
                        * counted (agent/handover.h), its status socket if there is one */
     CHANNEL_ASK_EXE,  /* what a process runs, readable by the privileged only; descriptor: /proc/PID
                        */
-    CHANNEL_ASK_SOCKETS, /* the owners of sockets: answered with CHANNEL_SOCKETS */
-    CHANNEL_SOCKETS,     /* root part to agent; descriptor: an iterator to read, if there is one */
+    CHANNEL_ASK_ITERATOR, /* a snapshot of the kind `event`, or CHANNEL_SOCKETS: is answered with */
+    CHANNEL_ITERATOR,     /* root part to agent; descriptor: an iterator to read, if there is one */
 };
+
+/** Instead of a kind: the owners of open sockets (core/sockets.h), which are of no kind. */
+#define CHANNEL_SOCKETS UINT32_MAX
 
 enum hook_state {
     HOOK_ATTACHED, /* in use */

@@ -25,6 +25,9 @@ struct hook {
     const char *name;    /* "kfree_skb" */
     const char *watches; /* for `doctor` and the start-up lines: "packets the stack drops" */
     bool optional;       /* without it the kind is watched all the same, if less well */
+    /** Its programs are one iterator (SEC("iter/...")): it makes no events, but is read by
+     * collect() through struct collect.snapshot. At most one of a kind's hooks, and optional. */
+    bool snapshot;
     struct hook_way ways[HOOK_WAYS_MAX]; /* ends with a row whose name is NULL, if shorter */
 };
 
@@ -103,10 +106,29 @@ struct decode {
     const void *options; /* the kind's option struct */
     /** The name of a device where it can be known (the agent's own network namespace), else "". */
     void (*device_name)(uint32_t netns, int ifindex, char ret[16]);
+    /** The container in a cgroup's path; "" if there is none. */
+    void (*container_id)(const char *cgroup_path, char ret[DOC_CONTAINER_LEN + 1]);
+    /** EVENT_NOTE_BYTES, zeroed, that collect() of the same event gets; NULL: nobody collects. */
+    void *note;
 };
 
 /** tracer_name of the records about the watching itself, of whatever kind. */
 #define COVERAGE_NAME "coverage"
+
+#define EVENT_NOTE_BYTES 64
+
+/** What collect() may use besides the bytes. */
+struct collect {
+    const char *root_prefix; /* stands before /proc and /sys */
+    const void *note;        /* EVENT_NOTE_BYTES, as decode() has left them */
+    /**
+     * What the kind's iterator says now, whole, but not more than COLLECT_SNAPSHOT_MAX; heap, to be
+     * freed by the caller. -ENODATA: there is none, or it did not come in time. Once an event.
+     */
+    int (*snapshot)(const struct collect *c, void **ret, size_t *ret_size);
+};
+
+#define COLLECT_SNAPSHOT_MAX (32 * 1024 * 1024)
 
 /** By what a provoked event's record is known: this field of tracer_data has this value. */
 struct provoked {
@@ -144,6 +166,13 @@ struct event {
      * -EBADMSG: they make no sense (counted as lost: decode).
      */
     int (*decode)(const struct decode *d, const void *raw, struct record *r);
+    /**
+     * Reads what has to be read at the moment: files, a snapshot of tasks. NULL: nothing. Called
+     * right after decode(), on a thread of its own, so it may wait; what it appends to `part` is
+     * put behind the record's own fields, if it comes within COLLECT_BOUND_NS; else the record goes
+     * without. No globals. A negative errno: nothing of the part is used.
+     */
+    int (*collect)(const struct collect *c, const void *raw, struct record *part);
     /** Makes the kernel do it for real, harmlessly, in a namespace or cgroup of its own. Run in a
      * forked process with root's rights, which may be left in any state. */
     int (*provoke)(struct provoked *ret);

@@ -50,8 +50,9 @@ struct record {
     struct record_process process;
     char *known[KNOWN_NR]; /* owned; NULL: not known */
     struct text data;      /* tracer_data as JSON, without its braces */
-    unsigned depth;        /* of objects opened in it */
-    size_t brief_len;      /* of `data` before the first stack; 0: there is none yet */
+    unsigned depth;        /* of objects and lists opened in it */
+    char closing[NESTING_MAX];
+    size_t brief_len; /* of `data` before the first stack; 0: there is none yet */
     unsigned n_holes, n_stacks;
     struct hole holes[RECORD_HOLES_MAX];
     struct doc_span stacks[DOC_STACKS_MAX]; /* in `data` */
@@ -116,8 +117,10 @@ static void fail(struct record *r, int error)
 
 static void add_key(struct text *t, const char *name)
 {
-    if (t->len > 0 && t->data[t->len - 1] != '{')
+    if (t->len > 0 && t->data[t->len - 1] != '{' && t->data[t->len - 1] != '[')
         text_add(t, ",", 1);
+    if (!name) /* of an element in a list */
+        return;
     text_add(t, "\"", 1);
     text_adds(t, name);
     text_add(t, "\":", 2);
@@ -169,7 +172,7 @@ void record_u64(struct record *r, const char *name, uint64_t value)
 {
     if (!writable(r))
         return;
-    if (r->depth == 0 && strcmp(name, "pid") == 0)
+    if (r->depth == 0 && name && strcmp(name, "pid") == 0)
         r->pid = (uint32_t)value; /* what a reader sees is what `list --pid` finds */
     add_number_field(&r->data, name, value);
     check(r);
@@ -289,15 +292,28 @@ void record_owner(struct record *r, uint64_t socket_inode)
         hole->socket_inode = socket_inode;
 }
 
-void record_open(struct record *r, const char *name)
+static void open_nested(struct record *r, const char *name, const char *open, char close)
 {
     if (!writable(r))
         return;
-    add_key(&r->data, name);
-    text_add(&r->data, "{", 1);
-    if (++r->depth > NESTING_MAX)
+    if (r->depth == NESTING_MAX) {
         fail(r, -EINVAL);
+        return;
+    }
+    add_key(&r->data, name);
+    text_adds(&r->data, open);
+    r->closing[r->depth++] = close;
     check(r);
+}
+
+void record_open(struct record *r, const char *name)
+{
+    open_nested(r, name, "{", '}');
+}
+
+void record_list(struct record *r, const char *name)
+{
+    open_nested(r, name, "[", ']');
 }
 
 void record_close(struct record *r)
@@ -308,9 +324,27 @@ void record_close(struct record *r)
         fail(r, -EINVAL);
         return;
     }
-    r->depth--;
-    text_add(&r->data, "}", 1);
+    text_add(&r->data, &r->closing[--r->depth], 1);
     check(r);
+}
+
+int record_named_u64(struct record *r, const char *name, size_t name_len, uint64_t value)
+{
+    char copy[RECORD_NAME_MAX + 1];
+
+    if (name_len == 0 || name_len > RECORD_NAME_MAX)
+        return -EINVAL;
+    for (size_t i = 0; i < name_len; i++)
+        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_()", name[i]) ||
+            !name[i])
+            return -EINVAL;
+    memcpy(copy, name, name_len);
+    copy[name_len] = '\0';
+    if (writable(r)) {
+        add_number_field(&r->data, copy, value);
+        check(r);
+    }
+    return 0;
 }
 
 /* ---- what goes into the envelope */
@@ -336,6 +370,37 @@ static void know(struct record *r, enum known what, const char *text, size_t max
     r->known[what] = copy;
 }
 
+int record_append(struct record *r, const struct record *part)
+{
+    size_t shift;
+
+    if (r->error < 0 || part->error < 0)
+        return r->error < 0 ? r->error : part->error;
+    if (r->depth > 0 || part->depth > 0 || part->n_holes > 0)
+        return -EINVAL;
+    /* Some room for the envelope; what comes into holes later is small. */
+    if (r->data.len + part->data.len > RECORD_MAX_BYTES - RECORD_MAX_BYTES / 8)
+        return -E2BIG;
+    for (unsigned i = 0; i < KNOWN_NR; i++)
+        if (!r->known[i] && i != KNOWN_SUMMARY)
+            know(r, (enum known)i, part->known[i], SIZE_MAX);
+    if (part->data.len == 0)
+        return 0;
+    if (r->data.len > 0)
+        text_add(&r->data, ",", 1);
+    shift = r->data.len;
+    if (part->n_stacks && !r->brief_len)
+        r->brief_len = shift;
+    text_add(&r->data, part->data.data, part->data.len);
+    for (unsigned i = 0; i < part->n_stacks && r->n_stacks < DOC_STACKS_MAX; i++)
+        r->stacks[r->n_stacks++] = (struct doc_span){
+            .at = (uint32_t)(part->stacks[i].at + shift),
+            .len = part->stacks[i].len,
+        };
+    check(r);
+    return r->error;
+}
+
 void record_summary(struct record *r, const char *format, ...)
 {
     _free_ char *s = NULL;
@@ -356,6 +421,11 @@ void record_summary(struct record *r, const char *format, ...)
 void record_cgroup(struct record *r, const char *path)
 {
     know(r, KNOWN_CGROUP, path, SIZE_MAX);
+}
+
+const char *record_get_cgroup(const struct record *r)
+{
+    return r->known[KNOWN_CGROUP] ? r->known[KNOWN_CGROUP] : "";
 }
 
 void record_container(struct record *r, const char *id, const char *hostname,

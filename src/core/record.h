@@ -44,7 +44,18 @@ void record_bool(struct record *r, const char *name, bool value);
 void record_str(struct record *r, const char *name, const char *bytes, size_t max);
 void record_strf(struct record *r, const char *name, const char *format, ...) _printf_(3, 4);
 void record_open(struct record *r, const char *name); /* a nested object */
-void record_close(struct record *r);
+/**
+ * A list: what is written until record_close() are its elements, which have no names (NULL); such
+ * an element may be an object or a list again.
+ */
+void record_list(struct record *r, const char *name);
+void record_close(struct record *r); /* the innermost object or list */
+/**
+ * A number whose name stands in one of the kernel's files. Names of 1 to RECORD_NAME_MAX letters,
+ * digits, `_`, `(` and `)` are taken as they are; of others nothing is written (-EINVAL).
+ */
+#define RECORD_NAME_MAX 63
+int record_named_u64(struct record *r, const char *name, size_t name_len, uint64_t value);
 /** A text that is long and often the same, stored once: `text` is taken as record_str() does. */
 void record_stack(struct record *r, const char *name, const char *text);
 /**
@@ -60,10 +71,19 @@ void record_host(struct record *r, const char *name, const uint8_t addr[16]);
 char *record_brief(const struct record *r);
 void record_add_brief(struct record *r, const char *brief);
 
+/**
+ * Puts the fields of `part` behind those of `r`, and what it knows of the process where `r` does
+ * not. `part` was built by another thread, is balanced and has neither hosts nor owners. Without
+ * effect if it has failed (its errno), or if both together would be too large (-E2BIG): `r` is
+ * worth more than the part.
+ */
+int record_append(struct record *r, const struct record *part);
+
 /** The one sentence; replaces an earlier one. Any bytes. */
 void record_summary(struct record *r, const char *format, ...) _printf_(2, 3);
 /** The container it belongs to; -: the cgroup path is written as it is. NULL or "": not known. */
 void record_cgroup(struct record *r, const char *path);
+const char *record_get_cgroup(const struct record *r); /* "" if not known; owned by the record */
 void record_container(struct record *r, const char *id, const char *hostname,
                       const char *host_namespace, const char *type, const char *level,
                       const char *found_by);

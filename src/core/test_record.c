@@ -479,6 +479,147 @@ static void test_nesting(void **state)
     assert_ptr_equal(doc, untouched);
 }
 
+static void test_lists(void **state)
+{
+    struct record *r = begin();
+    struct doc *doc = NULL;
+    json_t *json, *data, *list;
+
+    (void)state;
+    record_list(r, "numbers");
+    record_u64(r, NULL, 1);
+    record_i64(r, NULL, -2);
+    record_str(r, NULL, "three\"", SIZE_MAX);
+    record_close(r);
+    record_list(r, "objects");
+    for (unsigned i = 0; i < 2; i++) {
+        record_open(r, NULL);
+        record_u64(r, "pid", i);
+        record_list(r, "inner");
+        record_close(r);
+        record_close(r);
+    }
+    record_close(r);
+    record_u64(r, "after", 9);
+    json = finish(r, &doc);
+    data = json_object_get(json, "tracer_data");
+    list = json_object_get(data, "numbers");
+    assert_int_equal(json_array_size(list), 3);
+    assert_int_equal(json_integer_value(json_array_get(list, 1)), -2);
+    assert_string_equal(json_string_value(json_array_get(list, 2)), "three\"");
+    list = json_object_get(data, "objects");
+    assert_int_equal(json_array_size(list), 2);
+    assert_integer(json_array_get(list, 1), "pid", 1);
+    assert_int_equal(json_array_size(json_object_get(json_array_get(list, 0), "inner")), 0);
+    assert_integer(data, "after", 9);
+    assert_int_equal(doc->pid, 0); /* those of elements are not the record's */
+    doc_unref(doc);
+    record_free(r);
+    json_decref(json);
+}
+
+static void test_names_from_files(void **state)
+{
+    static const char *const bad[] = {
+        "",    "a.b",
+        "a b", "a\"b",
+        "a\\", "\xc3\xa4",
+        "a-b", "a_name_of_more_than_sixty_three_characters_is_none_of_the_kernels_"};
+    struct record *r = begin();
+    struct doc *doc = NULL;
+    json_t *json, *data;
+
+    (void)state;
+    assert_int_equal(record_named_u64(r, "Active(anon): 5", 12, 5), 0);
+    assert_int_equal(record_named_u64(r, "huge", 4, UINT64_MAX), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+        assert_int_equal(record_named_u64(r, bad[i], strlen(bad[i]), 1), -EINVAL);
+    assert_int_equal(record_named_u64(r, "a\0b", 3, 1), -EINVAL);
+    json = finish(r, &doc);
+    data = json_object_get(json, "tracer_data");
+    assert_int_equal(json_object_size(data), 2);
+    assert_integer(data, "Active(anon)", 5);
+    assert_integer(data, "huge", INT64_MAX);
+    doc_unref(doc);
+    record_free(r);
+    json_decref(json);
+}
+
+static void test_append(void **state)
+{
+    static const char cmdline[] = "late";
+    struct record *r = begin(), *part = begin();
+    struct doc *doc = NULL;
+    json_t *json, *data;
+
+    (void)state;
+    record_process(r, &java);
+    record_summary(r, "ours");
+    record_host(r, "host", address_a);
+    record_stack(r, "stack", "frame1");
+    record_summary(part, "theirs");
+    record_u64(part, "collected", 2);
+    record_stack(part, "stacks", "frame2");
+    record_process_fill(part, NULL, cmdline, sizeof(cmdline), NULL);
+    assert_int_equal(record_append(r, part), 0);
+    record_free(part);
+    record_host_fill(r, 0, "a.example");
+    json = finish(r, &doc);
+    data = json_object_get(json, "tracer_data");
+    assert_string(json, "summary", "ours");
+    assert_string(json_object_get(json, "process"), "cmdline", "late");
+    assert_string(data, "host", "a.example");
+    assert_string(data, "stack", "frame1");
+    assert_integer(data, "collected", 2);
+    assert_string(data, "stacks", "frame2");
+    assert_int_equal(doc->n_stacks, 2);
+    assert_span(doc, 0, "frame1");
+    assert_span(doc, 1, "frame2");
+    doc_unref(doc);
+    record_free(r);
+    json_decref(json);
+}
+
+/** The record stays as it is, whatever is wrong with the part. */
+static void test_append_refuses(void **state)
+{
+    _free_ char *large = malloc(RECORD_MAX_BYTES);
+    struct record *r = begin(), *part;
+    struct doc *doc = NULL;
+    json_t *json;
+
+    (void)state;
+    assert_non_null(large);
+    memset(large, 'x', RECORD_MAX_BYTES);
+    record_u64(r, "mine", 1);
+
+    part = begin();
+    record_open(part, "never_closed");
+    assert_int_equal(record_append(r, part), -EINVAL);
+    record_free(part);
+    part = begin();
+    record_host(part, "host", address_a);
+    assert_int_equal(record_append(r, part), -EINVAL);
+    record_free(part);
+    part = begin();
+    record_str(part, "large", large, RECORD_MAX_BYTES - 100);
+    assert_int_equal(record_append(r, part), -E2BIG);
+    record_free(part);
+    part = begin();
+    record_close(part);
+    assert_int_equal(record_append(r, part), -EINVAL);
+    record_free(part);
+    part = begin();
+    assert_int_equal(record_append(r, part), 0); /* nothing in it */
+    record_free(part);
+
+    json = finish(r, &doc);
+    assert_int_equal(json_object_size(json_object_get(json, "tracer_data")), 1);
+    doc_unref(doc);
+    record_free(r);
+    json_decref(json);
+}
+
 static void test_finish_only_once(void **state)
 {
     _cleanup_(record_freep) struct record *r = begin();
@@ -747,6 +888,10 @@ int main(void)
         cmocka_unit_test(test_stacks_and_holes),
         cmocka_unit_test(test_more_stacks_and_hosts_than_places),
         cmocka_unit_test(test_nesting),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_names_from_files),
+        cmocka_unit_test(test_append),
+        cmocka_unit_test(test_append_refuses),
         cmocka_unit_test(test_finish_only_once),
         cmocka_unit_test(test_size_limit),
         cmocka_unit_test(test_ids_sort_by_time),

@@ -11,3 +11,9 @@
  * `/kubepods.slice/.../cri-containerd-ID.scope`). False if there is none.
  */
 bool container_from_cgroup(const char *path, char ret[CONTAINER_ID_LEN + 1]);
+
+/**
+ * The systemd unit that a cgroup's path names: the innermost service or scope, else the innermost
+ * slice; "" if there is none.
+ */
+void unit_from_cgroup(const char *cgroup_path, char *ret, size_t size);

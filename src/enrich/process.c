@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "core/clock.h"
+#include "enrich/container.h"
 #include "enrich/lookups.h"
 
 #define WORKERS_MAX  4
@@ -137,44 +138,6 @@ static bool has_word(const char *list, size_t len, const char *word)
     return false;
 }
 
-static bool ends_with(const char *s, size_t len, const char *suffix)
-{
-    size_t suffix_len = strlen(suffix);
-
-    return len > suffix_len && memcmp(s + len - suffix_len, suffix, suffix_len) == 0;
-}
-
-/*
- * The innermost service or scope, else the innermost slice: what lies below a unit is the unit's
- * own business, and slices only hold units.
- */
-static void find_unit(const char *path, char *ret, size_t size)
-{
-    const char *unit = NULL, *slice = NULL;
-    size_t unit_len = 0, slice_len = 0;
-
-    for (const char *s = path; *s != '\0';) {
-        size_t len = strcspn(s, "/");
-
-        if (ends_with(s, len, ".service") || ends_with(s, len, ".scope")) {
-            unit = s;
-            unit_len = len;
-        } else if (ends_with(s, len, ".slice")) {
-            slice = s;
-            slice_len = len;
-        }
-        s += len + (s[len] == '/');
-    }
-    if (!unit) {
-        unit = slice;
-        unit_len = slice_len;
-    }
-    if (unit && unit_len < size) {
-        memcpy(ret, unit, unit_len);
-        ret[unit_len] = '\0';
-    }
-}
-
 /*
  * Lines `ID:CONTROLLERS:PATH`. The unified hierarchy has no controllers; where it is not used (v1,
  * and hybrid with everything in its root) the memory controller's path says where a process
@@ -213,9 +176,9 @@ static void parse_cgroup(const char *text, size_t len, struct process_info *info
         memcpy(info->cgroup, memory, sizeof(memory));
     else
         memcpy(info->cgroup, unified, sizeof(unified));
-    find_unit(info->cgroup, info->unit, sizeof(info->unit));
+    unit_from_cgroup(info->cgroup, info->unit, sizeof(info->unit));
     if (info->unit[0] == '\0')
-        find_unit(systemd, info->unit, sizeof(info->unit));
+        unit_from_cgroup(systemd, info->unit, sizeof(info->unit));
 }
 
 /* All but the command line: nothing of it waits for the process. */

@@ -42,9 +42,34 @@ static void finds_ids(void **state)
     }
 }
 
+static void finds_units(void **state)
+{
+    static const struct {
+        const char *path, *unit;
+    } table[] = {
+        {"/system.slice/shop.service", "shop.service"},
+        {"/system.slice/shop.service/worker", "shop.service"},
+        {"/user.slice/user-0.slice/session-1.scope", "session-1.scope"},
+        {"/kubepods.slice/x", "kubepods.slice"},
+        {"/docker/x", ""},
+        {"/", ""},
+        {"", ""},
+    };
+    char unit[32];
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+        unit[0] = 'x';
+        unit_from_cgroup(table[i].path, unit, sizeof(unit));
+        assert_string_equal(unit, table[i].unit);
+    }
+    unit_from_cgroup("/system.slice/shop.service", unit, 5); /* half a name is none */
+    assert_string_equal(unit, "");
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(finds_ids)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(finds_ids), cmocka_unit_test(finds_units)};
 
     return cmocka_run_group_tests_name("container", tests, NULL, NULL);
 }

@@ -179,6 +179,8 @@ static int attach_way(struct kind *kind, unsigned h)
         if (!link)
             return -errno;
         kind->links[kind->n_links++] = link;
+        if (kind->event->hooks[h].snapshot)
+            kind->iterator = link;
     }
     return 0;
 }
@@ -357,6 +359,7 @@ int kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns)
 
 void kind_detach(struct kind *kind)
 {
+    kind->iterator = NULL;
     while (kind->n_links)
         bpf_link__destroy(kind->links[--kind->n_links]);
 }
@@ -371,6 +374,13 @@ int kind_map_fd(const struct kind *kind, const char *name)
     struct bpf_map *map = bpf_object__find_map_by_name(kind->object, name);
 
     return map ? bpf_map__fd(map) : -ENOENT;
+}
+
+int kind_open_iterator(const struct kind *kind)
+{
+    int fd = kind->iterator ? bpf_iter_create(bpf_link__fd(kind->iterator)) : -ENOENT;
+
+    return fd < 0 && kind->iterator ? -errno : fd;
 }
 
 uint64_t kind_missed(const struct kind *kind)

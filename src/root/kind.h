@@ -25,6 +25,7 @@ struct kind {
     struct bpf_object *object; /* owned; NULL: nothing of it could be loaded */
     struct bpf_link *links[KIND_PROGRAMS_MAX];
     size_t n_links;
+    const struct bpf_link *iterator; /* one of them: the hook that is a snapshot; NULL: none */
     struct kind_hook hooks[KIND_HOOKS_MAX];
     unsigned n_hooks;
     unsigned n_cpus;
@@ -56,6 +57,9 @@ void kind_detach(struct kind *kind); /* hooks only: the ring stays readable */
 void kind_close(struct kind *kind);
 
 int kind_map_fd(const struct kind *kind, const char *name); /* -ENOENT */
+
+/** A descriptor from which the kind's snapshot can be read once. -ENOENT: it has none. */
+int kind_open_iterator(const struct kind *kind);
 
 /** How often the kernel did not run our programs because they were running already. */
 uint64_t kind_missed(const struct kind *kind);

@@ -502,11 +502,16 @@ static void answer_exe(struct root *root, const struct channel_message *question
     tell(&root->agent, &m, NULL, 0);
 }
 
-static void answer_sockets(struct root *root)
+/** Whoever asks gets an answer, if only that there is none. */
+static void answer_iterator(struct root *root, uint32_t event)
 {
-    const struct channel_message m = {.type = CHANNEL_SOCKETS};
-    _close_fd_ int fd = root->sockets ? sockets_open_iterator(root->sockets) : -1;
+    const struct channel_message m = {.type = CHANNEL_ITERATOR, .event = event};
+    _close_fd_ int fd = -1;
 
+    if (event == CHANNEL_SOCKETS)
+        fd = root->sockets ? sockets_open_iterator(root->sockets) : -1;
+    else if (event < n_events && event < KINDS_MAX)
+        fd = kind_open_iterator(&root->kinds[event]);
     tell(&root->agent, &m, &fd, fd >= 0);
 }
 
@@ -563,8 +568,8 @@ static void on_message(struct root *root, struct partner *partner)
     case CHANNEL_ASK_EXE:
         answer_exe(root, &m, n_fds ? fds[0] : -1);
         break;
-    case CHANNEL_ASK_SOCKETS:
-        answer_sockets(root);
+    case CHANNEL_ASK_ITERATOR:
+        answer_iterator(root, m.event);
         break;
     default:
         break;

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include "core/cgroup.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base.h"
+#include "core/numbers.h"
+
+#define MOUNTINFO_MAX (1024 * 1024)
+
+int cgroup_path(const struct wire_cgroup *cgroup, unsigned inner, char ret[CGROUP_PATH_MAX])
+{
+    char path[CGROUP_PATH_MAX];
+    size_t len = 0;
+
+    *ret = '\0';
+    if (!cgroup->css)
+        return 0;
+    if (cgroup->n_names > CGROUP_NAMES_MAX || cgroup->unified > 1 || cgroup->cut > 1)
+        return -EBADMSG;
+    if (cgroup->cut)
+        len += (size_t)snprintf(path, sizeof(path), "/...");
+    for (unsigned i = cgroup->n_names; i > inner; i--) {
+        const char *name = cgroup->names[i - 1];
+        size_t n = strnlen(name, CGROUP_NAME_LEN);
+
+        /* What the path leads to is opened: nobody may lead it elsewhere. */
+        if (n == 0 || n == CGROUP_NAME_LEN || memchr(name, '/', n) || strcmp(name, ".") == 0 ||
+            strcmp(name, "..") == 0)
+            return -EBADMSG;
+        path[len++] = '/';
+        memcpy(path + len, name, n);
+        len += n;
+    }
+    if (len == 0)
+        path[len++] = '/';
+    memcpy(ret, path, len);
+    ret[len] = '\0';
+    return 0;
+}
+
+bool cgroup_is_below(const char *path, const char *ancestor)
+{
+    size_t len = strlen(ancestor);
+
+    if (strcmp(ancestor, "/") == 0)
+        return *path == '/';
+    return strncmp(path, ancestor, len) == 0 && (path[len] == '/' || path[len] == '\0');
+}
+
+/** The mount table writes blanks, tabs, newlines and backslashes as \ooo. */
+static void unescape(char *s)
+{
+    char *to = s;
+
+    for (; *s; s++) {
+        if (s[0] == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] >= '0' && s[2] <= '7' &&
+            s[3] >= '0' && s[3] <= '7') {
+            *to++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
+            s += 3;
+        } else {
+            *to++ = *s;
+        }
+    }
+    *to = '\0';
+}
+
+static bool has_option(const char *options, const char *word)
+{
+    size_t len = strlen(word);
+
+    for (const char *s = options; s; s = strchr(s, ',') ? strchr(s, ',') + 1 : NULL)
+        if (strncmp(s, word, len) == 0 && (s[len] == ',' || s[len] == '\0'))
+            return true;
+    return false;
+}
+
+/** proc(5): `36 35 98:0 ROOT POINT OPTIONS [TAG...] - TYPE SOURCE SUPER_OPTIONS` */
+static bool is_mount_of(char *line, bool unified, char **ret_root, char **ret_point)
+{
+    char *separator = strstr(line, " - "), *fields[5], *type, *super, *rest;
+
+    if (!separator)
+        return false;
+    *separator = '\0';
+    type = strtok_r(separator + 3, " ", &rest);
+    strtok_r(NULL, " ", &rest);
+    super = strtok_r(NULL, " ", &rest);
+    if (!type || !super || strcmp(type, unified ? "cgroup2" : "cgroup") != 0 ||
+        (!unified && !has_option(super, "memory")))
+        return false;
+    for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
+        fields[i] = strtok_r(i ? NULL : line, " ", &rest);
+        if (!fields[i])
+            return false;
+    }
+    *ret_root = fields[3];
+    *ret_point = fields[4];
+    return true;
+}
+
+int cgroup_find_mount(const char *root_prefix, bool unified, char *ret, size_t size, char *ret_root,
+                      size_t root_size)
+{
+    _free_ char *text = NULL;
+    char *rest;
+    int r = file_read(root_prefix, "/proc/self/mountinfo", MOUNTINFO_MAX, &text, NULL);
+
+    if (r < 0)
+        return r;
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        char *root, *point;
+
+        if (!is_mount_of(line, unified, &root, &point))
+            continue;
+        unescape(root);
+        unescape(point);
+        if (strlen(root) >= root_size || strlen(point) >= size)
+            return -ENAMETOOLONG;
+        memcpy(ret, point, strlen(point) + 1);
+        memcpy(ret_root, root, strlen(root) + 1);
+        return 0;
+    }
+    return -ENOENT;
+}
+
+int cgroup_directory(const char *root_prefix, bool unified, const char *path, char *ret,
+                     size_t size)
+{
+    char point[PATH_MAX], root[PATH_MAX];
+    int n, r = cgroup_find_mount(root_prefix, unified, point, sizeof(point), root, sizeof(root));
+
+    if (r < 0)
+        return r;
+    if (!cgroup_is_below(path, root))
+        return -ENOENT;
+    if (strcmp(root, "/") != 0)
+        path += strlen(root);
+    n = snprintf(ret, size, "%s%s", strcmp(point, "/") == 0 ? "" : point,
+                 strcmp(path, "/") == 0 ? "" : path);
+    return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
+}
