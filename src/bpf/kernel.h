@@ -17,6 +17,55 @@ typedef struct {
     __u32 val;
 } kuid_t;
 
+typedef struct {
+    int counter;
+} atomic_t;
+
+typedef struct {
+    long counter;
+} atomic_long_t;
+
+struct percpu_counter {
+    __s64 count;
+    __s32 *counters; /* a part for each CPU */
+};
+
+struct mm_struct {
+    unsigned long total_vm;       /* pages */
+    atomic_long_t pgtables_bytes; /* 4.15+ */
+    unsigned long arg_start;
+    unsigned long arg_end;
+    struct percpu_counter rss_stat[4]; /* 6.2+, f1a7941243c1 */
+};
+
+struct mm_rss_stat {
+    atomic_long_t count[4];
+};
+
+struct mm_struct___before_6_2 {
+    struct mm_rss_stat rss_stat;
+};
+
+struct cred {
+    kuid_t uid;
+};
+
+struct signal_struct {
+    short oom_score_adj;
+    struct mm_struct *oom_mm; /* set once the process has been chosen by the OOM killer */
+};
+
+struct cgroup;
+
+struct cgroup_subsys_state {
+    struct cgroup *cgroup;
+    struct cgroup_subsys_state *parent;
+};
+
+struct css_set {
+    struct cgroup_subsys_state *subsys[1]; /* as many as there are controllers */
+};
+
 struct task_struct {
     char comm[16];
     int pid;
@@ -24,6 +73,10 @@ struct task_struct {
     struct task_struct *real_parent;
     struct task_struct *group_leader;
     __u64 start_boottime; /* 5.5+ */
+    struct mm_struct *mm;
+    struct signal_struct *signal;
+    const struct cred *cred;
+    struct css_set *cgroups;
 };
 
 struct ns_common {
@@ -46,11 +99,25 @@ struct net_device {
 
 struct kernfs_node {
     __u64 id;
+    const char *name;
+    struct kernfs_node *__parent; /* 6.15+, 633488947ef6 */
+};
+
+struct kernfs_node___before_6_15 {
+    struct kernfs_node *parent;
+};
+
+struct cgroup_root {
+    int hierarchy_id; /* 0: the v2 hierarchy */
 };
 
 struct cgroup {
     struct kernfs_node *kn;
+    struct cgroup_root *root;
 };
+
+/* The numbers are the running kernel's (bpf_core_enum_value). */
+enum cgroup_subsys_id { memory_cgrp_id = 4 };
 
 struct sock_cgroup_data {
     struct cgroup *cgroup; /* 5.15+ */
@@ -92,6 +159,11 @@ struct seq_file;
 
 struct bpf_iter_meta {
     struct seq_file *seq;
+};
+
+struct bpf_iter__task {
+    struct bpf_iter_meta *meta;
+    struct task_struct *task;
 };
 
 struct bpf_iter__task_file {
