@@ -23,6 +23,7 @@ import pytest
 TEST_LIMIT_S = 180
 READY_TIMEOUT_S = 30  # sanitizers are slow
 STOP_TIMEOUT_S = 30
+TRACEFS = "/sys/kernel/tracing"
 
 SANITIZER_REPORT = re.compile(r"(Address|Leak|Thread|UndefinedBehavior|Memory)Sanitizer|: runtime error: ")
 SANITIZER_OPTIONS = {
@@ -285,6 +286,39 @@ def agent(request):
     shutil.rmtree(folder)
     if problems:
         raise problems[0]
+
+
+# ---- how it is started
+
+
+@pytest.fixture
+def through(tmp_path_factory, monkeypatch):
+    """through("setpriv", ...): the next agents are started by this program."""
+    real = os.environ.get("HUATUO") or Path(__file__).parents[2] / "build-test/huatuo"
+    folder = tmp_path_factory.mktemp("through")
+
+    def use(*command):
+        words = " ".join(f"'{word}'" for word in command)
+        script = folder / "huatuo"
+        script.write_text(
+            f'#!/bin/sh\n[ "$1" = run ] && exec {words} "{real}" "$@"\nexec "{real}" "$@"\n'
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("HUATUO", str(script))
+
+    return use
+
+
+@pytest.fixture
+def tracefs(through):
+    """The agents see the kernel's tracepoints as files, also where nobody has mounted them."""
+    if os.path.exists(f"{TRACEFS}/events"):
+        return
+    mount = f"mount -t tracefs tracefs {TRACEFS} && exec \"$@\""
+    done = subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", "true"], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"tracefs cannot be mounted in a namespace of its own: {done.stderr.strip()}")
+    through("unshare", "-m", "sh", "-c", mount, "sh")
 
 
 # ---- network namespaces

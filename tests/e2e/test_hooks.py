@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import wait_until
+from harness import TRACEFS, wait_until
 from dropwatch import (
     CLIENT,
     SERVER,
@@ -28,41 +28,10 @@ from dropwatch import (
 )
 
 TYPED, RAW, CLASSIC = DROP_WAYS = ("tp_btf/kfree_skb", "raw_tp/kfree_skb", "tp/skb/kfree_skb")
-TRACEFS = "/sys/kernel/tracing"
 # What may differ between two packets that are dropped alike, each sent by another process.
 OF_THE_PACKET = {"pid", "tid", "seq", "ack_seq", "cpu", "sport", "owner_pid", "owner_comm", "socket_inode"}
 # What the hook itself knows; the rest is read later, when the process may have gone.
 OF_THE_PROCESS = {"ppid", "uid", "comm"}
-
-
-@pytest.fixture
-def through(tmp_path_factory, monkeypatch):
-    """through("setpriv", ...): the next agents are started by this program."""
-    real = os.environ.get("HUATUO") or Path(__file__).parents[2] / "build-test/huatuo"
-    folder = tmp_path_factory.mktemp("through")
-
-    def use(*command):
-        words = " ".join(f"'{word}'" for word in command)
-        script = folder / "huatuo"
-        script.write_text(
-            f'#!/bin/sh\n[ "$1" = run ] && exec {words} "{real}" "$@"\nexec "{real}" "$@"\n'
-        )
-        script.chmod(0o755)
-        monkeypatch.setenv("HUATUO", str(script))
-
-    return use
-
-
-@pytest.fixture
-def tracefs(through):
-    """The agents see the kernel's tracepoints as files, also where nobody has mounted them."""
-    if os.path.exists(f"{TRACEFS}/events"):
-        return
-    mount = f"mount -t tracefs tracefs {TRACEFS} && exec \"$@\""
-    done = subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", "true"], capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"tracefs cannot be mounted in a namespace of its own: {done.stderr.strip()}")
-    through("unshare", "-m", "sh", "-c", mount, "sh")
 
 
 def ways(one, hook="kfree_skb"):
