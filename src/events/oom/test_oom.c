@@ -140,8 +140,8 @@ static int tear_down_kernel(void **state)
 /** Names outermost first, as one reads them. */
 static void set_cgroup(struct wire_cgroup *c, uint64_t css, const char *path)
 {
-    const char *names[CGROUP_NAMES_MAX];
-    size_t lengths[CGROUP_NAMES_MAX];
+    const char *names[CGROUP_NAMES_MAX] = {};
+    size_t lengths[CGROUP_NAMES_MAX] = {};
     unsigned n = 0;
 
     *c = (struct wire_cgroup){.css = css};
