@@ -295,7 +295,8 @@ static void take_control(const struct kernel *kernel, const struct oom_wire *w,
     ret->gfp_mask = b->gfp_mask;
     ret->order = b->order;
     oom_gfp_text(b->gfp_mask, ret->gfp_flags);
-    ret->has_points = true;
+    /* Of the chosen one, not of those that die with it. */
+    ret->has_points = b->chosen_pid == w->victim_tid || b->chosen_pid == w->victim_pid;
     ret->points = b->chosen_points;
     ret->total_pages = b->total_pages;
 }

@@ -45,6 +45,7 @@ struct process {
 };
 
 struct processes {
+    const struct oom_wire *event;
     const char *below; /* only those in or below this cgroup are listed; "": all */
     const char *group; /* of those in or below it that were chosen, the pids; "": none */
     unsigned n, n_killed;
@@ -52,24 +53,42 @@ struct processes {
     uint32_t killed[OOM_KILLED_WITH_MAX];
 };
 
+#define GROUP_NS (1 * NS_PER_SEC) /* within which a group is killed */
+
 static uint64_t size_of(const struct oom_task *t)
 {
     return t->anon + t->file + t->shmem + t->swap;
+}
+
+static void add_killed(struct processes *p, uint32_t pid)
+{
+    for (unsigned i = 0; i < p->n_killed; i++)
+        if (p->killed[i] == pid)
+            return;
+    if (p->n_killed < OOM_KILLED_WITH_MAX)
+        p->killed[p->n_killed++] = pid;
+}
+
+/** A group is killed by one trigger, in one go. */
+static void add_mark(struct processes *p, const struct oom_task *mark)
+{
+    int64_t apart = (int64_t)(mark->marked_ns - p->event->head.time_ns);
+
+    if (*p->group && mark->marked_by == p->event->head.tid && apart > -(int64_t)GROUP_NS &&
+        apart < (int64_t)GROUP_NS)
+        add_killed(p, mark->pid);
 }
 
 static void add_process(struct processes *p, const struct oom_task *task, const char *cgroup)
 {
     unsigned at = p->n;
 
-    if (*p->group && task->chosen && cgroup_is_below(cgroup, p->group)) {
-        bool known = p->n_killed == OOM_KILLED_WITH_MAX;
-
-        for (unsigned i = 0; i < p->n_killed && !known; i++)
-            known = p->killed[i] == task->pid;
-        if (!known)
-            p->killed[p->n_killed++] = task->pid;
-    }
+    if (*p->group && task->chosen && cgroup_is_below(cgroup, p->group))
+        add_killed(p, task->pid);
     if (*p->below && !cgroup_is_below(cgroup, p->below))
+        return;
+    /* Others that were chosen and have given all back. */
+    if (size_of(task) == 0 && task->pid != p->event->victim_pid)
         return;
     /* Threads of a process whose leader has ended, and the victim, which is there already. */
     for (unsigned i = 0; i < p->n; i++)
@@ -123,7 +142,9 @@ static void parse_snapshot(const char *bytes, size_t size, struct processes *p)
             return;
         bytes += n;
         size -= n;
-        if (cgroup_path(&names, 0, cgroup) == 0)
+        if (task.marked_ns)
+            add_mark(p, &task);
+        else if (cgroup_path(&names, 0, cgroup) == 0)
             add_process(p, &task, cgroup);
     }
 }
@@ -194,6 +215,7 @@ static int collect_processes(const struct collect *c, const struct oom_wire *w, 
     e = cgroup_path(&w->victim_cgroup, 0, victim);
     if (e < 0)
         return e;
+    p->event = w;
     p->below = below;
     p->group = group;
     if (c->snapshot(c, (void **)&snapshot, &size) < 0)

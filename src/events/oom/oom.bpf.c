@@ -103,6 +103,22 @@ struct {
     __type(value, __u32);
 } marked SEC(".maps");
 
+/* The last marks, by their number: who dies as one of a group may be gone before the snapshot. */
+struct mark {
+    __u64 time_ns;
+    __u32 pid;
+    __u32 by; /* thread id of the trigger */
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, OOM_MARKS_MAX);
+    __type(key, __u32);
+    __type(value, struct mark);
+} marks SEC(".maps");
+
+static volatile __u32 n_marks;
+
 static __always_inline __u32 current_tid(void)
 {
     return (__u32)bpf_get_current_pid_tgid();
@@ -351,6 +367,20 @@ static __always_inline void zero(void *memory, __u32 size)
         words[i] = 0;
 }
 
+static __always_inline void remember_mark(__u64 now, __u32 pid)
+{
+    /* Two CPUs at the same time may take the same place; then one is missing in a list. */
+    __u32 place = n_marks % OOM_MARKS_MAX;
+    struct mark *m = bpf_map_lookup_elem(&marks, &place);
+
+    COUNT(n_marks);
+    if (!m)
+        return;
+    m->time_ns = now;
+    m->pid = pid;
+    m->by = current_tid();
+}
+
 /** `victim` may be NULL, if all that is known is a pid. */
 static __always_inline int on_victim(void *ctx, struct task_struct *victim, __u32 tid)
 {
@@ -379,6 +409,7 @@ static __always_inline int on_victim(void *ctx, struct task_struct *victim, __u3
     key.what = once.pid;
     key.words[0] = once.start_ns;
     now = bpf_ktime_get_boot_ns();
+    remember_mark(now, once.pid);
     if (!event_window(c, &key, now, &window_id, &nth))
         return 0;
 
@@ -469,6 +500,24 @@ int raw_signal_generate(__u64 *ctx)
 
 /* --- all processes, right after */
 
+static __always_inline void write_marks(struct seq_file *seq)
+{
+    for (__u32 i = 0; i < OOM_MARKS_MAX; i++) {
+        struct oom_task t = {};
+        struct mark *m;
+        __u32 place = i;
+
+        m = bpf_map_lookup_elem(&marks, &place);
+        if (!m || !m->time_ns)
+            break;
+        t.pid = m->pid;
+        t.marked_ns = m->time_ns;
+        t.marked_by = m->by;
+        bpf_seq_write(seq, &t, sizeof(t));
+        cgroup_write_names(seq, NULL);
+    }
+}
+
 SEC("?iter/task")
 int snapshot_tasks(struct bpf_iter__task *ctx)
 {
@@ -476,8 +525,10 @@ int snapshot_tasks(struct bpf_iter__task *ctx)
     struct oom_task t = {};
     struct mm_struct *mm;
 
-    if (!task)
+    if (!task) { /* that was the last one */
+        write_marks(ctx->meta->seq);
         return 0;
+    }
     mm = BPF_CORE_READ(task, mm);
     /* One of each process: its leader, or, if that has ended, whoever is left (the agent takes the
      * first). Kernel threads have no memory, nor have the dead; but those that were chosen are

@@ -98,8 +98,11 @@ WIRE_ASSERT(sizeof(struct oom_wire) == sizeof(struct wire_head) + 2 * sizeof(str
                                            sizeof(struct oom_before) + 8 + OOM_CMDLINE_MAX,
             "oom_wire has holes");
 
-/** What the snapshot says of a process; behind each follow the names of its memory cgroup
- * (cgroup_write_names()). */
+/**
+ * What the snapshot says of a process; behind each follow the names of its memory cgroup
+ * (cgroup_write_names()). At the end come those that were marked last, which may have ended: only
+ * their pid and the last two are set, and they have no names.
+ */
 struct oom_task {
     __u32 pid; /* tgid */
     __s32 oom_score_adj;
@@ -110,7 +113,12 @@ struct oom_task {
     __u32 uid;
     __u32 chosen; /* the OOM killer has marked it */
     char comm[WIRE_COMM_LEN];
+    __u64 marked_ns; /* CLOCK_BOOTTIME; 0: this is about a process that is there */
+    __u32 marked_by; /* thread id of the trigger */
+    __u32 pad;
 };
-WIRE_ASSERT(sizeof(struct oom_task) == 8 + 32 + 8 + WIRE_COMM_LEN, "oom_task has holes");
+WIRE_ASSERT(sizeof(struct oom_task) == 8 + 32 + 8 + WIRE_COMM_LEN + 16, "oom_task has holes");
+
+#define OOM_MARKS_MAX 64
 
 #endif

@@ -457,6 +457,15 @@ static void test_control(void **state)
     assert_int_equal(cause.points, 777);
     assert_int_equal(cause.total_pages, 8888);
 
+    /* Of one that dies with the chosen one no score is known. */
+    w->before.chosen_pid = 999;
+    w->before.n_marks = 1;
+    w->levels[0].oom_group = 1;
+    expect_cause(&kernel, w, "memcg", 1, "oom_control");
+    assert_false(cause_on(&kernel, w).has_points);
+    w->before.chosen_pid = w->victim_tid;
+    w->levels[0].oom_group = 0;
+
     /* The cgroup is enough, whatever its number is called. */
     expect_cause(&hidden, w, "memcg", 1, "oom_control");
     w->before.memcg_css = 0x123;
@@ -881,6 +890,15 @@ static void snap(struct snapshot *s, uint32_t pid, uint64_t anon, bool chosen, c
     s->bytes[s->len++] = '\0';
 }
 
+static void snap_mark(struct snapshot *s, uint32_t pid, uint32_t by, uint64_t at_ns)
+{
+    const struct oom_task task = {.pid = pid, .marked_by = by, .marked_ns = at_ns};
+
+    memcpy(s->bytes + s->len, &task, sizeof(task));
+    s->len += sizeof(task);
+    s->bytes[s->len++] = '\0';
+}
+
 static void make_tree(bool unified)
 {
     make_file("/proc/meminfo", "MemTotal:       1000 kB\nMemFree:         10 kB\n");
@@ -1002,11 +1020,30 @@ static void test_killed_with(void **state)
     snap(s, 2, 1, false, "/pod/b/x");
     snap(s, 1, 1, true, "/pod/b/x");
     snap(s, 3, 1, true, "/pod/a");
+    /* Some have ended before the snapshot: those of the same trigger at the same time. */
+    snap_mark(s, 4711, 101, w->head.time_ns);
+    snap_mark(s, 5, 101, w->head.time_ns + NS_PER_MS);
+    snap_mark(s, 6, 101, w->head.time_ns - NS_PER_MS);
+    snap_mark(s, 7, 101, w->head.time_ns - 2 * NS_PER_SEC);
+    snap_mark(s, 8, 101, w->head.time_ns + 2 * NS_PER_SEC);
+    snap_mark(s, 9, 999, w->head.time_ns);
     json = collect_fine(w, s->bytes, s->len);
     list = at(json, DATA, "killed_with");
-    assert_int_equal(json_array_size(list), 2);
+    assert_int_equal(json_array_size(list), 4);
     assert_int_equal(json_integer_value(json_array_get(list, 0)), 4711);
     assert_int_equal(json_integer_value(json_array_get(list, 1)), 1);
+    assert_int_equal(json_integer_value(json_array_get(list, 2)), 5);
+    assert_int_equal(json_integer_value(json_array_get(list, 3)), 6);
+    assert_int_equal(json_array_size(at(json, DATA, "largest")), 4); /* they are not in it */
+    json_decref(json);
+
+    /* Nor is who has given all back, even if it is still there. */
+    s->len = 0;
+    snap(s, 5, 0, true, "/pod/b/x");
+    memset(s->bytes + offsetof(struct oom_task, anon), 0, 4 * sizeof(uint64_t));
+    json = collect_fine(w, s->bytes, s->len);
+    assert_int_equal(json_array_size(at(json, DATA, "largest")), 1);
+    assert_int_equal(json_array_size(at(json, DATA, "killed_with")), 2);
     json_decref(json);
 }
 
