@@ -277,6 +277,13 @@ static __always_inline __u64 read_event(struct mem_cgroup *memcg, __u64 which)
     return value;
 }
 
+/* A function of its own, or clang moves the number out of the loop, to before the question whether
+ * it exists, and kernels without it refuse to load the program. */
+static __noinline __u64 read_group_kills(struct mem_cgroup *memcg)
+{
+    return read_event(memcg, bpf_core_enum_value(enum memcg_memory_event, MEMCG_OOM_GROUP_KILL));
+}
+
 static __always_inline void read_level(struct oom_level *ret, struct cgroup_subsys_state *css,
                                        bool unified)
 {
@@ -294,8 +301,7 @@ static __always_inline void read_level(struct oom_level *ret, struct cgroup_subs
     ret->n_oom_kill =
         read_event(memcg, bpf_core_enum_value(enum memcg_memory_event, MEMCG_OOM_KILL));
     if (bpf_core_enum_value_exists(enum memcg_memory_event, MEMCG_OOM_GROUP_KILL))
-        ret->n_oom_group_kill =
-            read_event(memcg, bpf_core_enum_value(enum memcg_memory_event, MEMCG_OOM_GROUP_KILL));
+        ret->n_oom_group_kill = read_group_kills(memcg);
 }
 
 static __always_inline void read_levels(struct oom_wire *w, struct cgroup_subsys_state *css)
