@@ -277,11 +277,15 @@ static bool has_snapshot(const struct event *event)
 /** One more worker, if the others have enough to do; the lock is held. */
 static int serve(struct collector *c)
 {
+    unsigned n_waiting = 0;
     pthread_t thread;
     int r;
 
     pthread_cond_broadcast(&c->changed);
-    if (c->n_idle > 0 || c->n_workers >= WORKERS_MAX)
+    /* One that is idle has perhaps been woken for a job already. */
+    for (struct job *job = c->first; job; job = job->next)
+        n_waiting += job->state == JOB_WAITS;
+    if (n_waiting <= c->n_idle || c->n_workers >= WORKERS_MAX)
         return 0;
     r = lookups_start_thread("collect", worker, c, &thread);
     if (r < 0)
