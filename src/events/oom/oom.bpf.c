@@ -179,7 +179,9 @@ int BPF_KPROBE(kprobe_oom_kill_process, struct oom_control *oc)
     return on_kill(oc);
 }
 
-/* --- what it writes into its log, a piece a call (printk_sprint(), 5.19+ and 6.1) */
+/* --- what it writes into its log: a piece a call, at once and in the task that writes it
+ * (printk_sprint(), in 6.1 at the latest; in 5.10 these are whole lines, by whoever has the
+ * console) */
 
 /* Without branches: each would double what the verifier has to follow. Returns 0 or 1. */
 static __always_inline __u32 begins(const char *text, const char *with, __u32 n)
