@@ -113,7 +113,7 @@ struct decode {
 };
 
 /** tracer_name of the records about the watching itself, of whatever kind. */
-#define COVERAGE_NAME "coverage"
+#define COVERAGE_NAME    "coverage"
 
 #define EVENT_NOTE_BYTES 64
 

@@ -182,11 +182,16 @@ static void test_odd_arguments(void **state)
         execv("/bin/cat", arguments);
         _exit(127);
     }
+    /* Within execve() the program is another one for a moment before its arguments are. */
     for (unsigned i = 0; i < 1000; i++) {
-        char path[64], exe[PATH_MAX] = "";
+        char path[64], exe[PATH_MAX] = "", byte;
+        _close_fd_ int cmdline = -1;
 
+        snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+        cmdline = open(path, O_RDONLY | O_CLOEXEC);
         snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
-        if (readlink(path, exe, sizeof(exe) - 1) > 0 && strstr(exe, "/cat"))
+        if (readlink(path, exe, sizeof(exe) - 1) > 0 && strstr(exe, "/cat") &&
+            read(cmdline, &byte, 1) == 1)
             break;
         usleep(1000);
     }

@@ -147,7 +147,7 @@ static __always_inline int on_kill(struct oom_control *oc)
     struct mem_cgroup *memcg;
     struct oom_before *b;
 
-    if (!common.watching)
+    if (!event_watched())
         return 0;
     b = told(current_tid(), true);
     if (!b)
@@ -220,7 +220,7 @@ static __always_inline int on_console(const char *text, __u64 len)
     struct oom_before *b;
     __u32 tid;
 
-    if (!common.watching)
+    if (!event_watched())
         return 0;
     copy(head, sizeof(head), text, len);
     tid = current_tid();
@@ -401,7 +401,7 @@ static __always_inline int on_victim(void *ctx, struct task_struct *victim, __u3
     __u64 now, window_id;
     __u32 nth, current = current_tid(), one = 1;
 
-    if (!common.watching)
+    if (!event_watched())
         return 0;
     c = event_counters();
     if (!c)
@@ -498,7 +498,7 @@ int raw_signal_generate(__u64 *ctx)
     __u32 current;
     __u64 task;
 
-    if (!common.watching || (int)ctx[0] != SIGKILL || ctx[1] != SEND_SIG_PRIV)
+    if (!event_watched() || (int)ctx[0] != SIGKILL || ctx[1] != SEND_SIG_PRIV)
         return 0;
     current = current_tid();
     task = ctx[2];
