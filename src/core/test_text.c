@@ -72,6 +72,14 @@ static const struct sample samples[] = {
     {"tag", "\xf3\xa0\x81\x81", "\xf3\xa0\x81\x81", "\\u{e0041}"},
 };
 
+static bool is_printable(const struct text *t)
+{
+    _cleanup_(text_done) struct text printable = {};
+
+    text_add_printable(&printable, t->data, t->len);
+    return strcmp(printable.data, t->data) == 0;
+}
+
 static void assert_json(const char *what, const char *bytes, size_t max, const char *expected)
 {
     _cleanup_(text_done) struct text t = {};
@@ -82,10 +90,8 @@ static void assert_json(const char *what, const char *bytes, size_t max, const c
     text_add_json(&t, bytes, max);
     text_adds(&t, "\"]");
     assert_false(t.failed);
-    for (size_t i = 0; i < t.len; i++) {
-        if ((unsigned char)t.data[i] < 0x20 || t.data[i] == 0x7f)
-            fail_msg("%s: a raw control character in the JSON text", what);
-    }
+    if (!is_printable(&t))
+        fail_msg("%s: the JSON text could act on a terminal: %s", what, t.data);
     array = json_loadb(t.data, t.len, 0, &error);
     if (!array)
         fail_msg("%s: no JSON: %s: %s", what, error.text, t.data);
@@ -124,6 +130,16 @@ static void test_json_form(void **state)
     (void)state;
     text_add_json(&t, "\"\\/\n\x01\x7f", SIZE_MAX);
     assert_string_equal(t.data, "\\\"\\\\/\\n\\u0001\\u007f");
+    text_done(&t);
+    text_add_json(&t, "\xc2\x80\xc2\x9b\xc2\x9f\xc2\xa0", SIZE_MAX);
+    assert_string_equal(t.data, "\\u0080\\u009b\\u009f\xc2\xa0");
+    text_done(&t);
+    text_add_json(&t, "\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\xaa\xe2\x80\xae\xe2\x81\xa6\xe2\x81\xa9",
+                  SIZE_MAX);
+    assert_string_equal(t.data, "\\u2028\\u2029\\u202a\\u202e\\u2066\\u2069");
+    text_done(&t);
+    text_add_json(&t, "\xf3\xa0\x80\x80\xf3\xa0\x81\xbf\xf0\x9f\x90\xa7", SIZE_MAX);
+    assert_string_equal(t.data, "\\udb40\\udc00\\udb40\\udc7f\xf0\x9f\x90\xa7");
 }
 
 /* Nothing behind the end is read: the heap is exactly as large as the bytes (seen by ASan). */
@@ -184,6 +200,7 @@ static void test_any_bytes(void **state)
         if (!value)
             fail_msg("no JSON: %s", json.data);
         json_decref(value);
+        assert_true(is_printable(&json));
 
         text_add_printable(&plain, bytes, n);
         for (size_t k = 0; k < plain.len; k++)

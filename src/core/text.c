@@ -124,28 +124,9 @@ static void add_escaped(struct text *t, const char *bytes, size_t max,
     text_add(t, bytes + run, len - run);
 }
 
-static bool escape_json(uint32_t c, char ret[ESCAPE_MAX])
+/** Beyond ASCII: what acts on a terminal, reorders what is around it, or cannot be seen. */
+static bool is_hidden(uint32_t c)
 {
-    static const char names[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
-    const char *name;
-
-    if (c & INVALID) {
-        snprintf(ret, ESCAPE_MAX, "\xef\xbf\xbd");
-        return true;
-    }
-    if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f)
-        return false;
-    name = strchr(names, (int)c);
-    if (name)
-        snprintf(ret, ESCAPE_MAX, "\\%c", letters[name - names]);
-    else
-        snprintf(ret, ESCAPE_MAX, "\\u%04x", (unsigned)c);
-    return true;
-}
-
-static bool escape_printable(uint32_t c, char ret[ESCAPE_MAX])
-{
-    /* Beyond ASCII: what acts on a terminal, reorders what is around it, or cannot be seen. */
     static const struct {
         uint32_t first, last;
     } hidden[] = {
@@ -162,17 +143,45 @@ static bool escape_printable(uint32_t c, char ret[ESCAPE_MAX])
         {0xe0000, 0xe007f}, /* tags */
     };
 
+    for (size_t i = 0; i < ARRAY_SIZE(hidden) && c >= hidden[i].first; i++) {
+        if (c <= hidden[i].last)
+            return true;
+    }
+    return false;
+}
+
+static bool escape_json(uint32_t c, char ret[ESCAPE_MAX])
+{
+    static const char names[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
+    const char *name;
+
+    if (c & INVALID) {
+        snprintf(ret, ESCAPE_MAX, "\xef\xbf\xbd");
+        return true;
+    }
+    if (c < 0x80 ? c >= 0x20 && c != '"' && c != '\\' && c != 0x7f : !is_hidden(c))
+        return false;
+    name = c < 0x80 ? strchr(names, (int)c) : NULL;
+    if (name)
+        snprintf(ret, ESCAPE_MAX, "\\%c", letters[name - names]);
+    else if (c < 0x10000)
+        snprintf(ret, ESCAPE_MAX, "\\u%04x", (unsigned)c);
+    else /* as UTF-16 */
+        snprintf(ret, ESCAPE_MAX, "\\u%04x\\u%04x", 0xd800 + (unsigned)((c - 0x10000) >> 10),
+                 0xdc00 + (unsigned)(c & 0x3ff));
+    return true;
+}
+
+static bool escape_printable(uint32_t c, char ret[ESCAPE_MAX])
+{
     if (c & INVALID || c < 0x20 || c == 0x7f) {
         snprintf(ret, ESCAPE_MAX, "\\x%02x", (unsigned)(c & 0xff));
         return true;
     }
-    for (size_t i = 0; i < ARRAY_SIZE(hidden) && c >= hidden[i].first; i++) {
-        if (c <= hidden[i].last) {
-            snprintf(ret, ESCAPE_MAX, "\\u{%04x}", (unsigned)c);
-            return true;
-        }
-    }
-    return false;
+    if (c < 0x80 || !is_hidden(c))
+        return false;
+    snprintf(ret, ESCAPE_MAX, "\\u{%04x}", (unsigned)c);
+    return true;
 }
 
 void text_add_json(struct text *t, const char *bytes, size_t max)

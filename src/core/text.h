@@ -20,9 +20,9 @@ void text_adds(struct text *t, const char *s);
 void text_addf(struct text *t, const char *format, ...) _printf_(2, 3);
 
 /**
- * Appends bytes as the inside of a JSON string: quotes, backslashes and C0 controls and DEL
- * escaped, each byte that is not valid UTF-8 becomes U+FFFD. Stops at the first NUL, or after `max`
- * bytes.
+ * Appends bytes as the inside of a JSON string: quotes, backslashes and whatever
+ * text_add_printable() escapes are escaped, each byte that is not valid UTF-8 becomes U+FFFD. Stops
+ * at the first NUL, or after `max` bytes.
  */
 void text_add_json(struct text *t, const char *bytes, size_t max);
 

@@ -73,7 +73,8 @@ static bool contains(const struct text *text, const char *bytes, size_t len)
  * need not be, the needle looks as we would write it. */
 static bool may_hold(const struct store_reader *r)
 {
-    return contains(&r->held, r->escaped.data, r->escaped.len) || contains(&r->held, "\\u", 2) ||
+    return contains(&r->held, r->escaped.data, r->escaped.len) ||
+           contains(&r->held, r->needle.data, r->needle.len) || contains(&r->held, "\\u", 2) ||
            contains(&r->held, "\\/", 2);
 }
 

@@ -498,6 +498,24 @@ static int stop_at_second(void *arg, const struct store_row *row)
     return ++*calls == 2 ? 77 : 0;
 }
 
+static void test_matches_of_what_is_escaped(void **state)
+{
+    struct dir *dir = *state;
+    struct store *s = open_store(dir);
+
+    put(s, (struct what){.n = 1, .comm = "a\\u009bz"});
+    put(s, (struct what){.n = 2, .comm = "a\\u009Bz"});
+    put(s, (struct what){.n = 3, .comm = "a\xc2\x9bz"}); /* JSON does not forbid it */
+    put(s, (struct what){.n = 4, .comm = "a\\udb40\\udc41z"});
+    put(s, (struct what){.n = 5, .comm = "az"});
+    wait_until(recorded(s) == 5);
+    expect(dir, (struct store_query){.match = "\xc2\x9b"}, ROWS(1, 2, 3));
+    expect(dir, (struct store_query){.match = "a\xc2\x9bz"}, ROWS(1, 2, 3));
+    expect(dir, (struct store_query){.match = "\xf3\xa0\x81\x81z"}, ROWS(4));
+    expect(dir, (struct store_query){.match = "u009b"}, NO_ROWS);
+    close_store(s);
+}
+
 static void test_queries(void **state)
 {
     struct dir *dir = *state;
@@ -1482,6 +1500,7 @@ int main(int argc, char **argv)
         TEST(test_exact),
         TEST(test_stacks_once),
         TEST(test_queries),
+        TEST(test_matches_of_what_is_escaped),
         TEST(test_chunks),
         TEST(test_get),
         TEST(test_not_there),

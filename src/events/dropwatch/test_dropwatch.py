@@ -381,29 +381,34 @@ def test_hostile_comm(agent, hosts):
     client, _ = hosts
     drop_all(client, "cli0")
     one = start(agent)
-    pid, sport, _ = connect_from(client, SERVER[4], NOBODY, b'\x1b[2J"\xff\\<b>')
+    pid, sport, _ = connect_from(client, SERVER[4], NOBODY, b'\x1b[2J"\xff\\<b>\xc2\x9b')
     data = wait_drop(one, sport=sport, netns=client.inode)
-    expect(data, pid=pid, comm='\x1b[2J"\ufffd\\<b>')
+    expect(data, pid=pid, comm='\x1b[2J"\ufffd\\<b>\x9b')
     check_output(one)
 
 
 def test_hostile_device(agent, netns):
     client, server = netns("client"), netns("server")
-    name = os.fsdecode(b'\x1b[1m"\xff\\<i>')
+    name = os.fsdecode(b'\x1b[1m"\xff\\<i>\xc2\x9b\xe2\x80\xae')
     veth(client, name, [CLIENT[4] + "/24"], server, "srv0", [SERVER[4] + "/24"])
     drop_all(client, name)
     one = start(agent)
     _, sport, _ = connect_from(client, SERVER[4], NOBODY)
     data = wait_drop(one, sport=sport, netns=client.inode)
-    expect(data, device='\x1b[1m"\ufffd\\<i>', ifindex=ifindex(client, name))
+    expect(data, device='\x1b[1m"\ufffd\\<i>\x9b\u202e', ifindex=ifindex(client, name))
     check_output(one)
 
 
 def check_output(one):
-    """Whatever is printed is UTF-8, and nothing in it moves a terminal's cursor."""
-    for arguments in (["list"], ["list", "--json"]):
-        text = one.huatuo(*arguments).stdout.decode("utf-8")
-        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text), text
+    """Whatever is printed or written for people is UTF-8, and nothing in it moves a terminal's cursor or
+    turns text around."""
+    texts = [one.huatuo(*arguments).stdout for arguments in (["list"], ["list", "--json"])]
+    for record in one.records("dropwatch"):
+        texts += [one.huatuo("show", record["tracer_id"], *how).stdout for how in ([], ["--json"])]
+    file = one.store / "records/dropwatch"
+    wait_until(lambda: file.exists() and file.stat().st_size, 10, "the record file")
+    for text in [bytes.decode("utf-8") for bytes in [*texts, file.read_bytes()]]:
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", text), text
 
 
 # ---- protocols
