@@ -23,7 +23,9 @@ DOUBLE = """
             kind["recorded"] = 4
         ready = running and fault != "never_ready"
         text = json.dumps({"running": running, "ready": ready, "events": {"dropwatch": kind}})
-        (store / "status").write_text(text)
+        # Whoever asks meanwhile finds the one or the other, not half of it.
+        (store / "status.new").write_text(text)
+        (store / "status.new").rename(store / "status")
     def end(*_):
         if fault == "sanitizer":
             print("x.c:1:2: runtime error: signed integer overflow", file=sys.stderr, flush=True)
