@@ -79,7 +79,7 @@ def counts(one):
 
 def settle(one):
     """Everything that was seen so far has been recorded, counted or filtered."""
-    wait_until(lambda: counts(one)["unaccounted"] == 0, 15, "an empty queue of dropwatch")
+    one.wait_settled("dropwatch")
     # A record may wait that long for what is known of its process, while others overtake it.
     time.sleep(1)
 

@@ -122,6 +122,38 @@ class Agent:
     def stderr(self):
         return (self.logs / "stderr").read_text(errors="replace")
 
+    def wait_balance(self, timeout=15):
+        """check_accounting() of an agent that runs: what others on this host lose meanwhile is on its way
+        at any one moment, but not at every one. Returns the status."""
+        complaint = None
+
+        def balanced():
+            nonlocal complaint
+            try:
+                check_accounting(status := self.status())
+                return status
+            except AssertionError as error:
+                complaint = error
+                return None
+
+        return wait_until(balanced, timeout, lambda: complaint)
+
+    def wait_settled(self, event, timeout=15):
+        """Waits until all that has been seen of a kind by now is recorded or lost, whatever comes after."""
+
+        def count():
+            return self.status()["events"][event]
+
+        def done(count):
+            return count["recorded"] + count["lost"]
+
+        begin = count()
+        wait_until(
+            lambda: done(now := count()) - done(begin) >= begin["unaccounted"] or now["unaccounted"] == 0,
+            timeout,
+            lambda: f"{begin['unaccounted']} events of {event} on their way: {self.counts_of(count())}",
+        )
+
     def huatuo(self, *arguments, check=True):
         """Runs a subcommand on this agent's store: huatuo("show", id)."""
         done = subprocess.run(

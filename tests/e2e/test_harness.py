@@ -127,6 +127,14 @@ def test_an_agent_that_is_never_ready_is_given_up(double, agent, fault, complain
     assert not session_processes(one.pid)
 
 
+def test_a_running_agent_has_to_balance_in_time(double, agent):
+    assert agent().wait_balance(timeout=1)["running"] is True
+    one = agent(env={"FAULT": "unbalanced"})
+    with pytest.raises(pytest.fail.Exception, match="seen 10, {'recorded': 4,"):
+        one.wait_balance(timeout=1)
+    one.forget()
+
+
 def test_a_status_without_kinds_proves_nothing():
     with pytest.raises(AssertionError, match="knows no event kind"):
         check_accounting({"events": {}})

@@ -323,7 +323,7 @@ def test_output_that_nobody_reads(agent, lose, output_to, tmp_path_factory, outp
     wait_found(one, netns, 500)
     netns = lose(2000, 500)
     wait_found(one, netns, 1000)
-    wait_until(lambda: counts(one)["unaccounted"] == 0, 10, "all accounted for")
+    one.wait_settled("dropwatch", 10)
     assert counts(one)["lost"] == 0
     begun = time.monotonic()
     one.stop()  # nor does it keep the agent from ending

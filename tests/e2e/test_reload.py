@@ -212,6 +212,7 @@ def test_filter_rules_change(start, config, client, lose):
     assert found(one, client) == [1000]
     by = counts(one)["filtered_by"]
     assert (by["low"], by["high"], by["new"]) == (1, 2, 1), by
+    one.wait_balance()
 
 
 def test_store_moves(config, client, lose):
@@ -286,6 +287,7 @@ def test_not_one_event_is_lost(start, config, client, lose, exchange):
     assert not [port for port, n in got.items() if n > 1], "recorded twice"
     count_ = counts(one)
     assert count_["lost"] == 0 and count_["seen"] >= count, count_
+    one.wait_balance()
     regions = Counter(r["region"] for r in drops(one, netns=client.inode))
     assert set(regions) >= {"", "r0", "r3"}, regions
 

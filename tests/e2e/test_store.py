@@ -69,7 +69,7 @@ def ports(one, client):
 
 def wait_ports(one, client, expected, timeout=30):
     """Each of these packets was recorded, once."""
-    wait_until(lambda: counts(one)["unaccounted"] == 0, timeout, lambda: f"an empty queue: {one.status()}")
+    one.wait_settled("dropwatch", timeout)
     wait_until(lambda: len(ports(one, client)) >= len(expected), 5, f"{len(expected)} records")
     assert sorted(ports(one, client)) == sorted(expected)
 
@@ -297,7 +297,7 @@ def test_full_disk_full_queue(disk, agent, client, lose):
             count["suppressed"] + count["recorded"] + queued
         )
     wait_mended(one)
-    wait_until(lambda: counts(one)["unaccounted"] == 0, 60, "an empty queue")
+    one.wait_settled("dropwatch", 60)
     # The bound was really reached: in number, or in bytes (of which the last one did not fit).
     lines = one.huatuo("list", "--json").stdout.splitlines()
     assert queued == QUEUE_MAX or sum(len(line) for line in lines) > QUEUE_MAX_BYTES - (1 << 20)
@@ -615,7 +615,7 @@ def test_size_is_kept(agent, client, lose):
     last, largest = 1000 + 10_000, 0
     for first in range(1000, last, 1000):
         lose(first, 1000)
-        wait_until(lambda: counts(one)["unaccounted"] == 0, 30, "an empty queue")
+        one.wait_settled("dropwatch", 30)
         files = [one.store / f"huatuo.db{end}" for end in ("", "-wal")]
         largest = max(largest, sum(file.stat().st_size for file in files))
     state = wait_until(
@@ -642,7 +642,7 @@ def test_wal_is_kept_short(agent, client, lose):
     largest = 0
     for first in range(1000, 4000, 300):
         lose(first, 300)
-        wait_until(lambda: counts(one)["unaccounted"] == 0, 30, "an empty queue")
+        one.wait_settled("dropwatch", 30)
         largest = max(largest, (one.store / "huatuo.db-wal").stat().st_size)
     assert store_state(one)["deleted"] == 0  # or this had nothing to do with it
     assert largest < 4 << 20, largest

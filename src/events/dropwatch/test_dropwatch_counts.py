@@ -5,7 +5,7 @@ tell which. The queueing discipline drops each packet while its sender runs, so 
 import os
 import signal
 
-from harness import check_accounting, wait_until
+from harness import wait_until
 from dropwatch import (
     CLIENT,
     SERVER,
@@ -78,29 +78,27 @@ def test_repeats(agent, hosts, flood, family):
             "dport": 1000 + nth,
         }
         check_repeats(one, drops(one, **key), total, **key)
-    # Others on this host may lose packets at the same time: no less than ours.
+    # Others on this host may lose packets at the same time: no less than ours. That none of ours is among
+    # `lost` follows from the above: each was recorded or counted as a repeat.
     after = counts(one)
     recorded = sum(min(total, LIMIT) for total, _ in jobs)
     everything = sum(total for total, _ in jobs)
     assert after["seen"] - before["seen"] >= everything
     assert after["recorded"] - before["recorded"] >= recorded
     assert after["suppressed"] - before["suppressed"] >= everything - recorded
-    assert after["lost"] == before["lost"], after["lost_by"]
-    check_accounting(one.status())
+    one.wait_balance()
 
 
 def test_different_packets_are_no_repeats(agent, hosts, flood):
     client, _ = hosts
     drop_all(client, "cli0")
     one = start(agent)
-    before = counts(one)
     flood(client, 4, SOURCE_PORT, 1000, 100, keys=100)
     settle(one)
     records = drops(one, netns=client.inode, sport=SOURCE_PORT)
     assert sorted(r["tracer_data"]["dport"] for r in records) == list(range(1000, 1100))
     for record in records:
         expect(check_drop(record), saddr=CLIENT[4], daddr=SERVER[4], tcp_flags="SYN")
-    assert counts(one)["lost"] == before["lost"]
     assert not closing(one, netns=client.inode)
 
 
@@ -166,7 +164,7 @@ def test_full_ring_is_accounted_for(agent, hosts, flood):
     assert sorted(r["tracer_data"]["dport"] for r in records) == list(range(1000, 1000 + len(records)))
     assert after["lost_by"]["ring_full"] >= 100 - len(records)
     assert after["seen"] - before["seen"] >= 100
-    check_accounting(one.status())
+    one.wait_balance()
 
 
 def test_storm_of_keys_is_accounted_for(agent, hosts, flood):
@@ -183,4 +181,4 @@ def test_storm_of_keys_is_accounted_for(agent, hosts, flood):
     more = {name: after[name] - before[name] for name in ("recorded", "lost")}
     assert sum(more.values()) >= total, after  # they are all different: none is a repeat
     assert more["recorded"] >= 1000, after
-    check_accounting(one.status())
+    one.wait_balance()
