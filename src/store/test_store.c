@@ -874,28 +874,31 @@ static void test_retain_age(void **state)
 {
     struct dir *dir = *state;
     struct store *s = open_store(dir);
+    const uint64_t retain_s = 3600;
     uint64_t now_n = (clock_now_ns(CLOCK_REALTIME) - TIME_0_NS) / NS_PER_SEC;
 
     for (uint64_t i = 0; i < 3000; i++)
         put(s, (struct what){.n = i, .stack = i % 2 ? stack : "only old ones have this one"});
+    put(s, (struct what){.n = now_n - retain_s * 11 / 10, .stack = stack});
+    put(s, (struct what){.n = now_n - retain_s * 9 / 10, .stack = stack});
     for (uint64_t i = 0; i < 20; i++)
         put(s, (struct what){.n = now_n - i, .stack = stack});
-    wait_until(recorded(s) == 3020);
+    wait_until(recorded(s) == 3022);
     assert_int_equal(state_of(s).deleted, 0);
     close_store(s);
 
-    dir->options.retain_ns = 3600 * NS_PER_SEC;
+    dir->options.retain_ns = retain_s * NS_PER_SEC;
     s = open_store(dir);
-    wait_until(state_of(s).deleted == 3000);
-    assert_int_equal(state_of(s).records, 20);
-    assert_int_equal(sql_number(dir, "SELECT count(*) FROM records"), 20);
+    wait_until(state_of(s).deleted == 3001);
+    assert_int_equal(state_of(s).records, 21);
+    assert_int_equal(sql_number(dir, "SELECT count(*) FROM records"), 21);
     assert_int_equal(sql_number(dir, "SELECT count(*) FROM stacks"), 1);
-    assert_int_equal(sql_number(dir, "SELECT uses FROM stacks"), 20);
+    assert_int_equal(sql_number(dir, "SELECT uses FROM stacks"), 21);
 
     /* A text that went comes back, and numbers do not. */
     put(s, (struct what){.n = now_n + 1, .stack = "only old ones have this one"});
     wait_until(recorded(s) == 1);
-    assert_int_equal(sql_number(dir, "SELECT max(seq) FROM records"), 3021);
+    assert_int_equal(sql_number(dir, "SELECT max(seq) FROM records"), 3023);
     close_store(s);
 }
 
