@@ -801,23 +801,33 @@ static void test_foreign(void **state)
 
 /* ---- the queue */
 
+/* Somebody holds the database: nothing can be committed. The store's thread may be at its first
+ * commit just now, and is waited for. */
+static sqlite3 *hold_database(const struct dir *dir)
+{
+    char path[PATH_LEN];
+    sqlite3 *other;
+
+    path_of(dir, "huatuo.db", path);
+    assert_int_equal(sqlite3_open(path, &other), SQLITE_OK);
+    sqlite3_busy_timeout(other, (int)(LONG_NS / NS_PER_MS));
+    assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    return other;
+}
+
 static void test_queue_bound(void **state)
 {
     struct dir *dir = *state;
     struct store_counts counts;
     struct store *s;
     sqlite3 *other;
-    char path[PATH_LEN];
     unsigned refused = 0;
 
     dir->options.record_files = false;
     s = open_store(dir);
     put(s, (struct what){.n = 0});
     wait_until(recorded(s) == 1);
-    /* Somebody holds the database: nothing can be committed. */
-    path_of(dir, "huatuo.db", path);
-    assert_int_equal(sqlite3_open(path, &other), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    other = hold_database(dir);
     for (uint64_t i = 1; i < 20003; i++) {
         int r = put(s, (struct what){.n = i, .event = 1});
 
@@ -849,12 +859,8 @@ static void test_queue_bytes(void **state)
     struct store *s = open_store(dir);
     const size_t len = 33 << 20;
     struct doc *doc = calloc(1, sizeof(*doc) + len + 1);
-    sqlite3 *other;
-    char path[PATH_LEN];
+    sqlite3 *other = hold_database(dir);
 
-    path_of(dir, "huatuo.db", path);
-    assert_int_equal(sqlite3_open(path, &other), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
     doc->refs = 1;
     doc->counted = true;
     doc->tracer_name = "oom";
