@@ -225,6 +225,70 @@ def check_examples(tree):
                     yield f"{page.name}:{number}: nothing writes a field {field}"
 
 
+# What the agent says: its log, and the errors that are passed on to it.
+SAID = re.compile(r"\b(?:log_(?:error|warning|info)\(|snprintf\(|problem\(r,[^;\"]*?,(?=\s*\"))\s*")
+BUFFERS = re.compile(r"(?:error,\s*error_size|ret,\s*ret_size|problem,\s*sizeof\(problem\)|(?:\w+->reason),\s*sizeof\(\w+->reason\)),\s*")
+CONVERSION = re.compile(r"%[-0-9.*]*(?:ll|j|z|l)?[a-zA-Z]")
+
+
+def literal(text, at):
+    """The string that begins there, its pieces put together."""
+    whole = ""
+    while match := re.compile(r'\s*"((?:[^"\\]|\\.)*)"').match(text, at):
+        whole += match[1].replace('\\"', '"')
+        at = match.end()
+    return whole
+
+
+def messages_of(tree):
+    """(file, line, format) of each message of the agent that says anything by itself."""
+    for path in sorted((tree.root / "src").rglob("*.c")):
+        text = path.read_text(encoding="utf-8")
+        if path.name.startswith("test_") or path.name.endswith(".bpf.c"):
+            continue
+        for match in SAID.finditer(text):
+            at = match.end()
+            if match[0].startswith("snprintf"):
+                buffer = BUFFERS.match(text, at)
+                if not buffer:
+                    continue
+                at = buffer.end()
+            said = literal(text, at)
+            if re.search(r"[a-z]{3}", CONVERSION.sub("", said)):
+                yield path.relative_to(tree.root), text.count("\n", 0, match.start()) + 1, said
+
+
+def shape(said):
+    """A message as a pattern: what is put in at run time is written in capitals, or left out."""
+    pieces = [re.escape(piece) for piece in CONVERSION.split(said.replace("`", ""))]
+    return re.compile("[A-Z_]*".join(pieces))
+
+
+def check_messages(tree):
+    """docs/troubleshooting.md explains each message that the agent can print, and no others."""
+    name = "docs/troubleshooting.md"
+    page = tree.pages.get(name)
+    if not page:
+        yield f"{name}:1: is missing"
+        return
+    rows = {}
+    for number, _, line in page.text:
+        cells = re.split(r"(?<!\\)\|", line)
+        if line.startswith("| `") and len(cells) > 3:
+            rows[re.sub(r"\s+", " ", cells[1].replace("`", "")).strip()] = number
+            if not cells[2].strip():
+                yield f"{name}:{number}: it is not said what this means"
+    explained = set()
+    for path, number, said in messages_of(tree):
+        pattern = shape(said)
+        found = [row for row in rows if pattern.fullmatch(row)]
+        explained.update(found)
+        if not found:
+            yield f"{path}:{number}: {name} does not explain: {said}"
+    for row in sorted(set(rows) - explained):
+        yield f"{name}:{rows[row]}: nothing says: {row}"
+
+
 CHECKS = [
     check_configuration,
     check_noise_rules,
@@ -233,6 +297,7 @@ CHECKS = [
     check_kinds,
     check_fields,
     check_examples,
+    check_messages,
 ]
 
 # A tree that is wrong in each line marked WRONG, and nowhere else.
@@ -276,6 +341,23 @@ SAMPLE = {
     "src/agent/agent.c": ['record_str(r, "of", x);'],
     "src/agent/coverage.c": ['record_str(r, "change", x);'],
     "src/agent/pending.c": ['record_str(r, "incomplete", x);'],
+    "docs/troubleshooting.md": [
+        "# Troubleshooting",
+        "| `right NAME: REASON` | do this |",
+        "| `in two pieces, perhaps` | do that |",
+        "| `nobody says this` | WRONG |",
+        "| `not explained NAME` | |",
+    ],
+    "src/store/store.c": [
+        'log_error("right %s: %-3llu", a, b);',
+        'log_warning("in two "',
+        '            "pieces%s, perhaps", c);',
+        'log_info("missing on the page WRONG");',
+        'snprintf(error, error_size, "missing too WRONG");',
+        'snprintf(other, size, "for nobody");',
+        'log_error("%s", error);',
+        'log_error("not explained %s", name);',
+    ],
     "docs/events/oom.md": ["# oom"],
     "docs/events/stray.md": ["# WRONG"],
     "docs/events/drop.md": [
@@ -314,6 +396,7 @@ ELSEWHERE = {
     "docs/events/drop.md:2",
     "docs/events/drop.md:7",
     "docs/events/lost.md:1",
+    "docs/troubleshooting.md:5",
 }
 
 
