@@ -52,7 +52,7 @@
 
 struct agent {
     const struct agent_setup *setup;
-    const struct config *config, *before; /* before: of the agent whose place is taken, or NULL */
+    const struct config *before; /* of the agent whose place is taken, or NULL */
     const struct agent_options *options;
     const struct store_options *store_options;
     struct privilege_user user;
@@ -1218,7 +1218,7 @@ static int prepare(struct agent *a)
 }
 
 /** Goes on where the agent before has ended. */
-static int take_over(struct agent *a)
+static void take_over(struct agent *a)
 {
     int r = a->state_fd < 0 ? -ENODATA : 0;
 
@@ -1229,7 +1229,6 @@ static int take_over(struct agent *a)
     a->state_fd = fd_close(a->state_fd);
     for (size_t i = 0; a->store && i < a->n_kinds; i++)
         *a->kinds[i].covered = '\0'; /* this store has not heard of it */
-    return 0;
 }
 
 int agent_run(int channel, const struct config *config, const struct config *before, void *arg)
@@ -1240,7 +1239,6 @@ int agent_run(int channel, const struct config *config, const struct config *bef
 
     *a = (struct agent){
         .setup = arg,
-        .config = config,
         .before = before,
         .channel = channel,
         .status_socket = -1,
@@ -1261,7 +1259,7 @@ int agent_run(int channel, const struct config *config, const struct config *bef
     if (r == 0 && before)
         r = prepare(a);
     if (r == 0 && before)
-        r = take_over(a);
+        take_over(a);
     if (r == 0 && !a->store)
         r = open_store(a);
     if (r == 0)
