@@ -32,7 +32,7 @@ class DnsServer:
     def __init__(self, names=None, delay=0.0, address="127.0.0.1"):
         self.names = {reverse_name(a): n for a, n in (names or {}).items()}
         self.delay = delay
-        self.questions = []
+        self.questions, self.clients = [], set()
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((address, 0))
         self.socket.settimeout(0.1)
@@ -62,6 +62,7 @@ class DnsServer:
                 continue
             name, end = parse_name(message, 12)
             self.questions.append(name)
+            self.clients.add(client)
             if self.delay is None:
                 continue
             time.sleep(self.delay)

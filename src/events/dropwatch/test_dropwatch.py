@@ -582,6 +582,28 @@ def test_own_sockets(agent, hosts):
     assert not drops(one, dport=NOBODY, protocol="udp", netns=inode(None))
 
 
+def test_own_ports_are_others_elsewhere(agent, hosts):
+    """A port is the agent's own in its network namespace; who has the same one in another is recorded."""
+    client, server = hosts
+    with DnsServer(delay=None) as dns:
+        one = start(
+            agent,
+            agent__resolve_names="true",
+            agent__dns_servers=dns.server,
+            dropwatch__protocols="tcp,udp",
+        )
+        refused(client, SERVER[4], NOBODY)
+        wait_until(lambda: dns.clients, 10, "the agent's question")
+        for _, port in sorted(dns.clients):
+            with client:
+                sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            with sock:
+                sock.bind((CLIENT[4], port))
+                sock.sendto(b"not the agent's", (SERVER[4], NOBODY))
+            data = wait_drop(one, protocol="udp", sport=port, netns=server.inode)
+            expect(data, saddr=CLIENT[4], dport=NOBODY, reason="NO_SOCKET")
+
+
 def test_own_sockets_are_recorded_on_demand(agent, hosts):
     client, server = hosts
     one = start(
