@@ -879,7 +879,7 @@ static int open_kernel(struct agent *a)
     if (r < 0)
         return r;
     if (symbols_state(a->kernel.symbols) != SYMBOLS_OK)
-        log_warning("stacks will show bare addresses: %s", symbols_reason(a->kernel.symbols));
+        log_warning("the kernel's symbols cannot be read: %s", symbols_reason(a->kernel.symbols));
     e = enums_new("", &a->kernel.enums);
     if (e < 0)
         log_warning("drop reasons will be numbers: reading the kernel's types from "

@@ -43,7 +43,7 @@ struct symbols {
     int fd; /* owned */
     struct table table;
     enum symbols_state state;
-    char reason[512];
+    char reason[768];
     uint64_t read_ns;  /* CLOCK_BOOTTIME */
     uint64_t pause_ns; /* until the table may be read again for an address that is missing */
     uint64_t missing;  /* an address that no symbol covered; 0: none was met */
@@ -370,7 +370,9 @@ static enum symbols_state table_state(const struct table *t, int r)
 
 static void set_reason(struct symbols *s, int r)
 {
-    static const char go_on[] = "stacks are recorded as bare addresses";
+    static const char go_on[] = "stacks are recorded as bare addresses, those of the "
+                                "agent's own program among them, and filter rules that name a "
+                                "function (place=) take nothing out, so more is recorded";
 
     s->reason[0] = '\0';
     if (s->state == SYMBOLS_HIDDEN)

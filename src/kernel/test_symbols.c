@@ -261,6 +261,9 @@ static void test_hidden(void **state)
     (void)state;
     assert_int_equal(symbols_state(s), SYMBOLS_HIDDEN);
     assert_non_null(strstr(symbols_reason(s), "/proc/sys/kernel/kptr_restrict"));
+    assert_non_null(strstr(symbols_reason(s), "agent's own program"));
+    assert_non_null(strstr(symbols_reason(s), "(place=) take nothing out"));
+    assert_non_null(strstr(symbols_reason(s), "[confidentiality]")); /* not cut off */
     assert_non_null(strstr(symbols_reason(s), "lockdown"));
     assert_int_equal(symbols_count(s), 0);
     assert_stack(s, stack, 2, "ffffffff81001080\nffffffffc0f3bee0");
