@@ -137,6 +137,13 @@ int directory_make(const char *path, const struct privilege_user *user, char *er
         r = give(fd, &st, user);
     if (r == -EROFS)
         return 0; /* the store will say so */
+    if (r == -ENOTDIR && lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) {
+        snprintf(error, error_size,
+                 "the store's directory %s is a symbolic link, which is not followed; name the "
+                 "directory that it leads to",
+                 path);
+        return -ELOOP;
+    }
     if (r < 0)
         snprintf(error, error_size,
                  "making the store's directory %s failed: %s; choose another with --store", path,

@@ -645,6 +645,15 @@ def test_store_path_that_cannot_be(folder):
     assert (folder / "file").read_text() == "x"
 
 
+def test_store_path_that_is_a_symbolic_link(folder):
+    (folder / "real").mkdir()
+    (folder / "link").symlink_to("real")
+    done = run_briefly("run", "--store", str(folder / "link"), cwd=folder)
+    assert done.returncode == 1
+    assert b"link is a symbolic link" in done.stderr and b"Not a directory" not in done.stderr, done.stderr
+    assert not list((folder / "real").iterdir())
+
+
 def test_store_that_nobody_can_reach(folder):
     """The agent's user has to get through: the message says which directory is in the way."""
     (folder / "private").mkdir(mode=0o700)
