@@ -174,6 +174,8 @@ static int run(int argc, char **argv)
         return cli_usage(&cli_run, "--output takes text, json or none");
     if (duration && parse_duration(duration, &root.duration_ns) < 0)
         return cli_usage(&cli_run, "--duration takes a time such as 10s or 5m");
+    if (duration && root.duration_ns == 0)
+        return cli_usage(&cli_run, "--duration must be more than 0; without it there is no end");
     status = configure(&source, &config);
     if (status != CLI_OK)
         return status;

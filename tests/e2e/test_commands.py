@@ -476,6 +476,8 @@ def test_help(name):
         ["run", "--stor", "x"],
         ["run", "--output", "xml"],
         ["run", "--duration", "10"],
+        ["run", "--duration", "0"],
+        ["run", "--duration", "0s"],
         ["run", "--duration", "soon"],
         ["run", "--events", "nonsense"],
         ["run", "--events", ""],
