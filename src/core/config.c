@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <yaml.h>
 
 #include "core/text.h"
@@ -470,9 +471,16 @@ static void read_stream(struct reader *r)
 
 static int read_input(struct reader *r)
 {
-    _close_fd_ int fd = open(r->path, O_RDONLY | O_CLOEXEC);
-    int error = fd < 0 ? -errno : 0;
+    /* A FIFO must not keep it waiting. */
+    _close_fd_ int fd = open(r->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    struct stat st = {};
+    int error = fd < 0 || fstat(fd, &st) < 0 ? -errno : 0;
 
+    if (!error && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) {
+        problem(r, 0,
+                "is no regular file but a pipe or a device, which is not read; check the path");
+        return -EINVAL;
+    }
     r->input = malloc(FILE_MAX + 1);
     if (!r->input)
         return -ENOMEM;

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -570,6 +571,25 @@ static void test_all_or_nothing(void **state)
     assert_string_equal(before, after);
 }
 
+/* Nobody writes into it, and it does not wait for that. */
+static void test_no_regular_file(void **state)
+{
+    _cleanup_(config_freep) struct config *config = fresh();
+    char dir[] = "/tmp/test_config.XXXXXX", path[64];
+    _free_ char *errors = NULL;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/fifo", dir);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(20);
+    assert_int_equal(config_read_file(config, path, &errors), -EINVAL);
+    alarm(0);
+    unlink(path);
+    rmdir(dir);
+    assert_non_null(strstr(errors, "is no regular file"));
+}
+
 static void test_unreadable(void **state)
 {
     static char large[1024 * 1024 + 1];
@@ -983,6 +1003,7 @@ int main(void)
         cmocka_unit_test(test_empty_files),
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_all_or_nothing),
+        cmocka_unit_test(test_no_regular_file),
         cmocka_unit_test(test_unreadable),
         cmocka_unit_test(test_many_problems),
         cmocka_unit_test(test_long_lists),
