@@ -13,8 +13,8 @@
 
 #define FILE_MAX     ((size_t)1024 * 1024)
 #define PROBLEMS_MAX 100
-#define DEPTH_MAX    16 /* of what is skipped because it does not belong there */
-#define ERROR_MAX    640
+#define DEPTH_MAX    16   /* of what is skipped because it does not belong there */
+#define ERROR_MAX    8192 /* a line for each wrong item of a list */
 
 struct config {
     const struct option_section *const *sections;
@@ -167,6 +167,17 @@ static _printf_(3, 4) void problem(struct reader *r, size_t line, const char *fo
         text_addf(&r->problems, "\n%s: too many problems; what follows was not looked at",
                   where.data ? where.data : "");
         r->error = -EINVAL;
+    }
+}
+
+/* What is wrong with a value: lines of which each is a problem. */
+static void problems(struct reader *r, size_t line, const char *path, const char *error)
+{
+    while (*error) {
+        size_t len = strcspn(error, "\n");
+
+        problem(r, line, "%s: %.*s", path, (int)len, error);
+        error += len + (error[len] == '\n');
     }
 }
 
@@ -411,7 +422,7 @@ static void read_key(struct reader *r, size_t section)
     if (result == -ENOMEM)
         r->error = -ENOMEM;
     else if (result < 0 && result != -ECANCELED)
-        problem(r, is_plain(r, "") ? line : value_line, "%s: %s", path.data, error);
+        problems(r, is_plain(r, "") ? line : value_line, path.data, error);
 }
 
 static void read_section(struct reader *r)
@@ -603,10 +614,13 @@ int config_set(struct config *config, const char *assignment, char **ret_errors)
 
     r = name ? set_one(config, name, assignment[len] ? assignment + len + 1 : NULL, error)
              : -ENOMEM;
-    if (r < 0 && r != -ENOMEM) {
-        text_adds(&t, "--set ");
+    for (const char *line = error; r < 0 && r != -ENOMEM && *line;) {
+        size_t line_len = strcspn(line, "\n");
+
+        text_adds(&t, t.len ? "\n--set " : "--set ");
         text_add_printable(&t, name, len);
-        text_addf(&t, ": %s", error);
+        text_addf(&t, ": %.*s", (int)line_len, line);
+        line += line_len + (line[line_len] == '\n');
         r = t.failed ? -ENOMEM : r;
     }
     if (r < 0)

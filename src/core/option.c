@@ -293,29 +293,63 @@ static int check_own(const struct option *option, const char *text, struct compl
     return wrong ? complain(c, -EINVAL, "%s: %s", text_quote(text, shown), wrong) : 0;
 }
 
+static int check_item(const struct option *option, const char *item, struct complaint c)
+{
+    uint64_t index;
+    int r = *item ? check_readable(item, c) : complain(c, -EINVAL, "is empty");
+
+    if (r >= 0 && option->words)
+        r = parse_word(option->words, item, &index, c);
+    return r < 0 ? r : check_own(option, item, c);
+}
+
+/* A line for each that is wrong; those for which there is no room are counted. */
+static int check_items(const struct option *option, const struct string_list *list,
+                       struct complaint c)
+{
+    enum { REST_MAX = 64 };
+    char error[ERROR_MAX] = "";
+    size_t used = 0, more = 0;
+    int first = 0;
+
+    for (size_t i = 0; i < list->n; i++) {
+        int r = check_item(option, list->items[i], (struct complaint){error, sizeof(error)});
+        struct complaint rest = {c.text + used, c.size - used};
+        size_t len;
+
+        if (r >= 0)
+            continue;
+        if (r == -ENOMEM)
+            return complain(c, r, "out of memory");
+        first = first ? first : r;
+        len = strlen(error) + sizeof("\nitem 1024: ");
+        if (used > 0 && used + len + REST_MAX > c.size) {
+            more++;
+            continue;
+        }
+        complain(rest, r, "%sitem %zu: %s", used ? "\n" : "", i + 1, error);
+        used = c.size ? strlen(c.text) : 0;
+    }
+    if (more)
+        complain((struct complaint){c.text + used, c.size - used}, first,
+                 "\n%zu more items are wrong", more);
+    return first;
+}
+
 /* The list takes its place among the values, or is freed. */
 static int set_list(const struct option *option, struct string_list *list, void *values,
                     struct complaint c)
 {
-    char error[ERROR_MAX] = "";
-    struct complaint inner = {error, sizeof(error)};
     struct string_list *field = field_of(option, values);
-    int r = 0;
+    int r;
 
     if (list->n > OPTION_LIST_MAX)
         return complain(c, -ERANGE, "has more than %d items", OPTION_LIST_MAX);
-    for (size_t i = 0; i < list->n && r >= 0; i++) {
-        const char *item = list->items[i];
-        uint64_t index;
-
-        r = *item ? check_readable(item, inner) : complain(inner, -EINVAL, "is empty");
-        if (r >= 0 && option->words)
-            r = parse_word(option->words, item, &index, inner);
-        if (r >= 0)
-            r = check_own(option, item, inner);
-        if (r < 0)
-            return complain(c, r, "item %zu: %s", i + 1, error);
-    }
+    r = check_items(option, list, c);
+    if (r >= 0 && option->check_list)
+        r = option->check_list(list, c.text, c.size);
+    if (r < 0)
+        return r;
     string_list_done(field);
     *field = *list;
     *list = (struct string_list){};

@@ -37,6 +37,9 @@ struct option {
         *words; /* OPTION_ENUM, or the allowed items of an OPTION_LIST; ends with NULL */
     /** Optional: more to check. Returns NULL or what is wrong with `text` (one item of a list). */
     const char *(*check)(const char *text);
+    /** Optional, of an OPTION_LIST: what can be wrong only with all of it. Returns 0, or -EINVAL
+     * and what is wrong in `error`. Its items are good. */
+    int (*check_list)(const struct string_list *list, char *error, size_t error_size);
     const char *help; /* one sentence: the effect and the unit */
 };
 
@@ -55,7 +58,7 @@ void option_done(const struct option *options, void *values);
 /**
  * Parses one value; a failure leaves the old one. On -EINVAL/-ERANGE `error` says what is wrong and
  * what would be right, without naming the key, and fit to be shown. For lists: `text` is split at
- * commas.
+ * commas; there is a line for every item that is wrong.
  */
 int option_parse(const struct option *option, const char *text, void *values, char *error,
                  size_t error_size);

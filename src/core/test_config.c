@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 #include "core/config.h"
+#include "core/text.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -505,6 +506,13 @@ static const struct bad {
     {"dropwatch:\n  protocols: [tcp, upd]\n",
      "c.yaml:2: dropwatch.protocols: item 2: \"upd\" must be one of "
      "tcp, udp, icmp; did you mean \"udp\"?"},
+    {"dropwatch:\n  protocols: [upd, tcp, sctp]\n  rules: [a, '', b, '']\n",
+     "c.yaml:2: dropwatch.protocols: item 1: \"upd\" must be one of "
+     "tcp, udp, icmp; did you mean \"udp\"?\n"
+     "c.yaml:2: dropwatch.protocols: item 3: \"sctp\" must be one of tcp, udp, icmp; did you mean "
+     "\"tcp\"?\n"
+     "c.yaml:3: dropwatch.rules: item 2: is empty\n"
+     "c.yaml:3: dropwatch.rules: item 4: is empty"},
     {"dropwatch:\n  protocols: sctp\n",
      "c.yaml:2: dropwatch.protocols: item 1: \"sctp\" must be one of *"},
     {"dropwatch:\n  rules: a,,b\n", "c.yaml:2: dropwatch.rules: item 2: is empty"},
@@ -569,6 +577,27 @@ static void test_all_or_nothing(void **state)
     assert_int_equal(read_bytes(config, yaml, strlen(yaml), &errors), -EINVAL);
     after = config_text(config);
     assert_string_equal(before, after);
+}
+
+/* As many as there may be: each is named or counted. */
+static void test_many_bad_items(void **state)
+{
+    _cleanup_(config_freep) struct config *config = fresh();
+    _cleanup_(text_done) struct text set = {};
+    _free_ char *errors = NULL;
+    size_t named = 0, more = 0;
+
+    (void)state;
+    text_adds(&set, "dropwatch.protocols=tcp");
+    for (unsigned i = 0; i < OPTION_LIST_MAX - 1; i++)
+        text_addf(&set, ",wrong-%u", i);
+    assert_int_equal(config_set(config, set.data, &errors), -EINVAL);
+    for (const char *at = errors; (at = strstr(at, ": item ")); at++)
+        named++;
+    more = strtoul(strrchr(errors, ':') + 2, NULL, 10);
+    assert_true(named > 10);
+    assert_int_equal(named + more, OPTION_LIST_MAX - 1);
+    assert_non_null(strstr(errors, " more items are wrong"));
 }
 
 /* Nobody writes into it, and it does not wait for that. */
@@ -715,7 +744,10 @@ static void test_set(void **state)
         {"store.path=/\xc2\x85",
          "--set store.path: \"/\\u{0085}\" contains control characters or is "
          "not UTF-8: remove them"},
-        {"dropwatch.rules=,", "--set dropwatch.rules: item 1: is empty"},
+        {"dropwatch.rules=a,,b,", "--set dropwatch.rules: item 2: is empty\n"
+                                  "--set dropwatch.rules: item 4: is empty"},
+        {"dropwatch.rules=,", "--set dropwatch.rules: item 1: is empty\n"
+                              "--set dropwatch.rules: item 2: is empty"},
         {"dropwatch.limit", "--set dropwatch.limit: write it as section.key=value"},
         {"dropwatch=1", "--set dropwatch: write it as section.key=value"},
         {"=1", "--set : write it as section.key=value"},
@@ -1003,6 +1035,7 @@ int main(void)
         cmocka_unit_test(test_empty_files),
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_all_or_nothing),
+        cmocka_unit_test(test_many_bad_items),
         cmocka_unit_test(test_no_regular_file),
         cmocka_unit_test(test_unreadable),
         cmocka_unit_test(test_many_problems),
