@@ -31,6 +31,46 @@ static const char *check_protocol(const char *text)
     return "not a protocol; write tcp, udp, icmp, icmpv6, another protocol's number, or all";
 }
 
+/** Rule 0 is the agent's own traffic; then the built-in ones, then the operator's. */
+enum { RULE_OWN = 0, RULE_BUILT_IN = 1 };
+
+static unsigned n_built_in(void)
+{
+    unsigned n = 0;
+
+    while (noise_rules[n].name)
+        n++;
+    return n;
+}
+
+static int check_ignore(const struct string_list *list, char *error, size_t error_size)
+{
+    size_t room = WIRE_RULES_MAX - RULE_BUILT_IN - n_built_in();
+
+    if (list->n > room) {
+        snprintf(error, error_size,
+                 "has %zu rules, and there is room for %zu: with `own` and the built-in ones there "
+                 "can be %d; remove some, or put several into one with ; between them",
+                 list->n, room, WIRE_RULES_MAX);
+        return -EINVAL;
+    }
+    for (size_t i = 0; i < list->n; i++) {
+        size_t len = strcspn(list->items[i], ":") + 1;
+
+        for (size_t k = 0; k < i; k++) {
+            if (strncmp(list->items[i], list->items[k], len) != 0)
+                continue;
+            snprintf(
+                error, error_size,
+                "item %zu: there is a rule of the name `%.*s` already, item %zu; choose another "
+                "name, or put both into one with ; between them",
+                i + 1, (int)len - 1, list->items[i], k + 1);
+            return -EINVAL;
+        }
+    }
+    return 0;
+}
+
 static const char *check_noise_rule(const char *text)
 {
     for (const struct noise_rule *rule = noise_rules; rule->name; rule++)
@@ -68,6 +108,7 @@ static const struct option dropwatch_option_table[] = {
         .offset = offsetof(struct dropwatch_options, ignore),
         .fallback = "",
         .check = rule_check,
+        .check_list = check_ignore,
         .help = "Filter rules of your own, each `name: condition condition ...`; see "
                 "docs/events/dropwatch.md.",
     },
@@ -102,18 +143,6 @@ static const struct hook hooks[] = {
     },
     {},
 };
-
-/** Rule 0 is the agent's own traffic; then the built-in ones, then the operator's. */
-enum { RULE_OWN = 0, RULE_BUILT_IN = 1 };
-
-static unsigned n_built_in(void)
-{
-    unsigned n = 0;
-
-    while (noise_rules[n].name)
-        n++;
-    return n;
-}
 
 static const char *dropwatch_rule_name(const void *options, unsigned index)
 {

@@ -23,6 +23,7 @@ struct rule {
     uint16_t port;
 };
 
+static const char empty_word[] = "a name is missing before or behind |; either of two is F|G";
 static const char contradiction[] =
     "this condition and an earlier one cannot both hold; either of them is written with |, or as "
     "another alternative behind ;";
@@ -38,6 +39,14 @@ static bool next_word(const char **list, char separator, char ret[WORD_MAX])
     snprintf(ret, WORD_MAX, "%.*s", (int)(end - *list), *list);
     *list = *end ? end + 1 : end;
     return true;
+}
+
+/** Which is most likely a slip, and in place= would be one name less than it looks. */
+static bool has_empty_word(const char *list)
+{
+    size_t len = strlen(list);
+
+    return *list == '|' || strstr(list, "||") || (len && list[len - 1] == '|');
 }
 
 /** One more condition on a fact; false, and nothing done, if it contradicts those that are there.
@@ -72,6 +81,8 @@ static const char *parse_states(struct rule *rule, const char *text)
     uint64_t allowed = 0;
     char name[WORD_MAX];
 
+    if (has_empty_word(text))
+        return empty_word;
     while (next_word(&text, '|', name)) {
         int state = packet_state_value(name);
 
@@ -238,6 +249,8 @@ static const char *parse_netns(struct rule *rule, const char *text)
 
 static const char *take_names(char names[WORD_MAX], const char *text)
 {
+    if (has_empty_word(text))
+        return empty_word;
     if (*names)
         return "place=, caller= and reason= may each stand once; either of two is written as F|G";
     snprintf(names, WORD_MAX, "%s", text);
