@@ -30,6 +30,7 @@ from dropwatch import (
     drops,
     expect,
     families,
+    function,
     hosts,  # noqa: F401 (a fixture)
     inode,
     refused,
@@ -221,6 +222,18 @@ def unread_timestamps(peer, family):
     return {"dport": connection.sport, "place": ("skb_queue_purge_reason", "skb_queue_purge")}
 
 
+def unread_when_closed(peer, family):
+    """A raw socket is closed with a segment unread: a queue of a closed socket is purged, for the same
+    reason and as near to the other as there is, but it is what somebody has sent to this host."""
+    with peer.ns:
+        raw = socket.socket(INET[family], socket.SOCK_RAW, socket.IPPROTO_TCP)
+    connection = peer.connection(family, 9)
+    with raw:
+        connection.send(PSH | ACK, b"unread")
+        connection.receive(RST)
+    return {"sport": connection.sport, "place": "inet_sock_destruct", "state": "CLOSE", "payload_len": 6}
+
+
 def reset_to_nobody(peer, family):
     connection = peer.connection(family, 9)
     connection.send(RST)
@@ -279,7 +292,7 @@ RULES = [
     Rule("duplicate", sent_twice, data_beyond_the_window),
     Rule("unaccepted_child", listener_closed, disconnected_unread),
     Rule("fin_ofo_purge", fin_fills_the_hole, reset_before_the_hole),
-    Rule("error_queue", unread_timestamps, disconnected_unread),
+    Rule("error_queue", unread_timestamps, unread_when_closed),
     Rule("reset_to_nobody", reset_to_nobody, fin_to_nobody),
     Rule("late_duplicate", copy_after_the_end, more_after_the_end),
 ]
@@ -379,26 +392,64 @@ def test_device_that_refuses(agent, netns):
             sock.close()
 
 
-def test_copies_of_a_sniffer(agent, hosts):
-    """A capture that ends with packets unread has lost copies, not packets."""
+def unread(_sniffer):
+    """Packets wait in its queue when it is closed."""
+
+
+def full_buffer(sniffer):
+    sniffer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+
+
+@pytest.mark.parametrize(
+    "prepare, places",
+    [
+        (unread, ("skb_queue_purge", "skb_queue_purge_reason")),
+        (full_buffer, ("packet_rcv",)),
+    ],
+    ids=["unread at its end", "full buffer"],
+)
+def test_copies_of_a_sniffer(agent, hosts, prepare, places):
+    """A capture that does not read has lost copies, not packets. What of the same packets is lost itself is
+    recorded, once each, while the capture goes on losing its copies of them."""
     client, server = hosts
+
+    def captured(one):
+        """Returns the source ports of what arrived, and of what was refused."""
+        with server:
+            listener = socket.create_server((SERVER[4], 0))
+        # Of what goes out it gets clones of its own; what comes in is shared, and shown as freed by the last.
+        sniffer = Sniffer(client, "cli0")
+        prepare(sniffer.socket)
+        with client:
+            sock = socket.create_connection(listener.getsockname())
+        with sock, listener, listener.accept()[0] as accepted:
+            for _ in range(5):
+                sock.send(b"seen twice")
+                assert accepted.recv(100) == b"seen twice"
+            ports = sock.getsockname()[1], [refused(client, SERVER[4], 9) for _ in range(3)]
+            sniffer.socket.close()
+            sock.close()
+            assert accepted.recv(100) == b""
+        for sport in ports[1]:
+            wait_drops(one, netns=server.inode, sport=sport, place=RCV[4])
+        settle(one)
+        return ports
+
     one = start(agent)
-    with server:
-        listener = socket.create_server((SERVER[4], 0))
-    sniffer = Sniffer(server, "srv0")
-    with client:
-        sock = socket.create_connection(listener.getsockname())
-    with listener, listener.accept()[0] as accepted:
-        sock.send(b"seen twice")
-        assert accepted.recv(100) == b"seen twice"
-        sniffer.socket.close()
-        sock.close()
-        assert accepted.recv(100) == b""
-    sport = refused(client, SERVER[4], 9)
-    wait_drop(one, netns=server.inode, sport=sport)
-    settle(one)
-    assert len(drops(one, netns=server.inode)) == 1
-    assert counts(one)["filtered_by"]["sniffer_copy"] >= 3
+    before = counts(one)["filtered_by"]["sniffer_copy"]
+    _, lost = captured(one)
+    found = [r for ns in hosts for r in drops(one, netns=ns.inode)]
+    assert sorted(r["tracer_data"]["sport"] for r in found) == sorted(lost)
+    for record in found:
+        expect(check_drop(record), place=RCV[4], reason="NO_SOCKET", tcp_flags="SYN", device="srv0")
+    assert counts(one)["filtered_by"]["sniffer_copy"] >= before + 5
+    one.stop()
+
+    # Without the rule the copies are events: of what arrived and of what did not.
+    one = start(agent, dropwatch__noise_rules_off="sniffer_copy")
+    arrived, _ = captured(one)
+    copies = {function(r["tracer_data"]["place"]) for r in drops(one, netns=client.inode, sport=arrived)}
+    assert copies & set(places), copies
 
 
 def test_rules_of_the_operator(agent, hosts):
