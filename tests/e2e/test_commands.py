@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import SANITIZER_OPTIONS, SANITIZER_REPORT, in_netns
+from harness import SANITIZER_OPTIONS, SANITIZER_REPORT, in_netns, wait_until
 from dropwatch import SERVER, drop_all, drops, hosts, settle, start, start_connecting  # noqa: F401
 
 # In the names of the processes, as others on this machine may lose packets at the same time.
@@ -196,12 +196,13 @@ def test_list_ends_when_nobody_reads(agent, lose):
 # ---- show
 
 
-def test_show(agent, lose):
+def test_show(agent, hosts, lose):  # noqa: F811
+    client, _ = hosts
     one = start(agent)
     lose(1001, b"a\x1b[2Jb")
     lose(1002)
     settle(one)
-    record, other = [r for r in one.records() if r["tracer_data"].get("dport") in (1001, 1002)][:2]
+    record, other = drops(one, netns=client.inode)[:2]
     number = record["tracer_id"]
     common = os.path.commonprefix([number, other["tracer_id"]])
     assert 0 < len(common) < len(number)
@@ -260,7 +261,11 @@ def test_status(agent, lose):
     count = status["events"]["dropwatch"]
     assert count["state"] == "watching" and count["recorded"] >= 1 and "tp_btf/kfree_skb" in count["hook"]
     assert status["store"]["writing"] is True and status["store"]["problem"] == ""
-    assert status["store"]["records"] == len(one.records()) + len(one.records("coverage"))
+    wait_until(
+        lambda: one.status()["store"]["records"] == len(one.records()) + len(one.records("coverage")),
+        10,
+        "as many records as the status says",
+    )
 
     code, output, errors = huatuo("status", "--store", one.store)
     assert code == 0 and not errors
