@@ -1063,7 +1063,6 @@ static int begin(struct agent *a)
         if (kind->loaded) {
             kind->common->window_limit = (uint32_t)kind->options->repeat_limit;
             kind->common->window_ns = kind->options->repeat_window;
-            kind->common->from_ns = 0; /* that moment has passed */
             kind->common->watching = 1;
         }
         if (kind->enabled)

@@ -5,9 +5,10 @@
 /**
  * What every event kind's programs share: settings, counters, repeat windows, the ring.
  *
- * The order in a program is always: is anyone watching; does it meet the definition (event_seen);
- * is it filtered (event_filtered); is it a repeat (event_window); only then the costly part
- * (event_reserve takes the stack), and event_send.
+ * The order in a program is always: is anyone watching (event_watched); does it meet the
+ * definition, and is it not for the object that takes over (event_is_ours); is it filtered
+ * (event_filtered); is it a repeat (event_window); only then the costly part (event_reserve takes
+ * the stack), and event_send.
  *
  * Kernels from 5.10 on: no atomic operation with a result (5.12), no spin lock in tracing programs.
  */
@@ -47,19 +48,50 @@ struct {
     __uint(max_entries, 4096);
 } ring SEC(".maps");
 
+struct meeting {
+    __u64 time_ns;
+    __u32 retires; /* who has met it */
+    __u32 pad;
+};
+
+/* Two objects of a kind that take over from each other have this one in common. */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 256);
+    __type(key, __u64);            /* what an event is about */
+    __type(value, struct meeting); /* of the first of the two */
+} met SEC(".maps");
+
 volatile struct wire_common common SEC(".data.common") = {};
 
-/** Whether events that happen now are this object's. */
 static __always_inline bool event_watched(void)
 {
-    __u64 from = common.from_ns, until = common.until_ns, now;
+    return common.watching;
+}
 
-    if (!common.watching)
-        return false;
-    if (!from && !until)
+/**
+ * Whether the event is this object's to count. While another one takes over both meet it, one after
+ * the other, and the moment of the change may lie between: whoever comes first decides for both.
+ * `about` is an address that tells the event from others that happen at the same time.
+ */
+static __always_inline bool event_is_ours(const void *about)
+{
+    struct meeting now = {}, *other;
+    __u64 at = common.switch_ns, what = (__u64)about;
+
+    if (!at)
         return true;
-    now = bpf_ktime_get_boot_ns();
-    return now >= from && (!until || now < until);
+    now.time_ns = bpf_ktime_get_boot_ns();
+    now.retires = common.retires;
+    other = bpf_map_lookup_elem(&met, &what);
+    if (other && other->retires != now.retires &&
+        now.time_ns - other->time_ns < WIRE_SAME_EVENT_NS) {
+        now.time_ns = other->time_ns;
+        bpf_map_delete_elem(&met, &what);
+    } else {
+        bpf_map_update_elem(&met, &what, &now, BPF_ANY);
+    }
+    return (now.time_ns < at) == now.retires;
 }
 
 static __always_inline struct wire_counters *event_counters(void)

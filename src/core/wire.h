@@ -94,17 +94,22 @@ struct wire_own_socket {
     __u8 pad;
 };
 
+/* One event is met by the programs of two objects within this time; the same address within this
+ * time is the same event. */
+#define WIRE_SAME_EVENT_NS 10000000
+
 /** Settings that every kind has; in the section .data.common of each BPF object. */
 struct wire_common {
     __u32 watching;     /* 0: the programs return at once */
     __u32 window_limit; /* records in full per key and window */
     __u64 window_ns;
-    /* When one object takes over from another, to the moment. CLOCK_BOOTTIME; 0: not bounded */
-    __u64 from_ns, until_ns;
+    /* While one object takes over from another: events before that moment are counted by the one
+     * that retires, later ones by the other. CLOCK_BOOTTIME; 0: no such thing is going on */
+    __u64 switch_ns;
     __u32 own_netns; /* inode number of the agent's network namespace */
     __u32 own_rule;  /* index of the rule that takes out the agent's own sockets, or ~0 */
     __u32 own_count; /* how many entries of own[] to look at */
-    __u32 pad;
+    __u32 retires;
     struct wire_own_socket own[WIRE_OWN_MAX];
 };
 

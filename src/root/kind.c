@@ -114,6 +114,16 @@ static int size_map(struct bpf_object *object, const char *name, uint32_t entrie
     return map ? bpf_map__set_max_entries(map, entries) : -ENOENT;
 }
 
+/** What an object and the one that takes over from it have in common. */
+static int share_map(struct bpf_object *object, const struct kind *before)
+{
+    struct bpf_map *map = bpf_object__find_map_by_name(object, "met");
+
+    if (!before || !before->object)
+        return 0;
+    return map ? bpf_map__reuse_fd(map, kind_map_fd(before, "met")) : -ENOENT;
+}
+
 /** An object with the chosen ways' programs, not loaded yet. */
 static int prepare(const struct kind *kind, const struct event_options *options,
                    struct bpf_object **ret)
@@ -148,6 +158,8 @@ static int prepare(const struct kind *kind, const struct event_options *options,
         r = size_map(object, "windows", (uint32_t)options->repeat_keys);
     if (r == 0)
         r = size_map(object, "ring", ring_bytes(options->ring_size));
+    if (r == 0)
+        r = share_map(object, kind->before);
     if (r < 0) {
         bpf_object__close(object);
         return r;
@@ -159,8 +171,22 @@ static int prepare(const struct kind *kind, const struct event_options *options,
 static void unload(struct kind *kind)
 {
     kind_detach(kind);
+    if (kind->common)
+        munmap(kind->common, sizeof(*kind->common));
+    kind->common = NULL;
     bpf_object__close(kind->object);
     kind->object = NULL;
+}
+
+static int map_common(struct kind *kind)
+{
+    void *memory = mmap(NULL, sizeof(*kind->common), PROT_READ | PROT_WRITE, MAP_SHARED,
+                        kind_map_fd(kind, ".data.common"), 0);
+
+    if (memory == MAP_FAILED)
+        return -errno;
+    kind->common = memory;
+    return 0;
 }
 
 static int attach_way(struct kind *kind, unsigned h)
@@ -197,6 +223,8 @@ static int load_chosen(struct kind *kind, const struct event_options *options, i
     if (r < 0)
         return r;
     r = bpf_object__load(kind->object);
+    if (r == 0)
+        r = map_common(kind);
     for (unsigned h = 0; r == 0 && h < kind->n_hooks; h++) {
         if (kind->hooks[h].chosen < 0)
             continue;
@@ -277,11 +305,13 @@ int kind_try(const struct event *event, const struct event_options *options, uns
     return r;
 }
 
-int kind_open(struct kind *kind, const struct event *event, const struct event_options *options)
+int kind_open(struct kind *kind, const struct event *event, const struct event_options *options,
+              const struct kind *before)
 {
     int failed, r;
 
     begin(kind, event);
+    kind->before = before;
     for (unsigned h = 0; h < kind->n_hooks; h++) {
         const struct hook *hook = &event->hooks[h];
 
@@ -311,6 +341,7 @@ int kind_open(struct kind *kind, const struct event *event, const struct event_o
     for (unsigned h = kind->n_hooks; h-- > 0;)
         if (kind->hooks[h].chosen < 0 && !event->hooks[h].optional)
             give_up(kind, h);
+    kind->before = NULL;
     return kind->object ? 0 : -EOPNOTSUPP;
 }
 
@@ -329,32 +360,27 @@ bool kind_needs_reopening(const struct event_options *before, const struct event
     return false;
 }
 
-/** The settings that all kinds have, as the programs see them; munmap() is the caller's. */
-static struct wire_common *map_common(const struct kind *kind)
+void kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns)
 {
-    void *memory = mmap(NULL, sizeof(struct wire_common), PROT_READ | PROT_WRITE, MAP_SHARED,
-                        kind_map_fd(kind, ".data.common"), 0);
+    const struct timespec passing = {.tv_nsec = NS_PER_MS};
 
-    return memory == MAP_FAILED ? NULL : memory;
+    if (before->common) {
+        __atomic_store_n(&before->common->retires, 1, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&before->common->switch_ns, at_boot_ns, __ATOMIC_SEQ_CST);
+    }
+    if (!now->common)
+        return;
+    /* Programs on one hook run in the order in which they were attached. None may be on its way
+     * from the one before to this one that has not left there what it has met. */
+    nanosleep(&passing, NULL);
+    __atomic_store_n(&now->common->switch_ns, at_boot_ns, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&now->common->watching, 1, __ATOMIC_SEQ_CST);
 }
 
-int kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns)
+void kind_switched(struct kind *now)
 {
-    struct wire_common *old = before->object ? map_common(before) : NULL;
-    struct wire_common *new = now->object ? map_common(now) : NULL;
-    int r = (before->object && !old) || (now->object && !new) ? -errno : 0;
-
-    if (r == 0 && new) {
-        __atomic_store_n(&new->from_ns, at_boot_ns, __ATOMIC_SEQ_CST);
-        __atomic_store_n(&new->watching, 1, __ATOMIC_SEQ_CST);
-    }
-    if (r == 0 && old)
-        __atomic_store_n(&old->until_ns, at_boot_ns, __ATOMIC_SEQ_CST);
-    if (old)
-        munmap(old, sizeof(*old));
-    if (new)
-        munmap(new, sizeof(*new));
-    return r;
+    if (now->common)
+        __atomic_store_n(&now->common->switch_ns, 0, __ATOMIC_SEQ_CST);
 }
 
 void kind_detach(struct kind *kind)

@@ -25,6 +25,8 @@ struct kind {
     struct bpf_object *object; /* owned; NULL: nothing of it could be loaded */
     struct bpf_link *links[KIND_PROGRAMS_MAX];
     size_t n_links;
+    struct wire_common *common;      /* what the programs read; set while there is an object */
+    const struct kind *before;       /* the one that it is to take over from; NULL: none */
     const struct bpf_link *iterator; /* one of them: the hook that is a snapshot; NULL: none */
     struct kind_hook hooks[KIND_HOOKS_MAX];
     unsigned n_hooks;
@@ -37,16 +39,21 @@ struct kind {
 /**
  * Loads and attaches, for each hook the first way that this kernel accepts; the programs do nothing
  * until the agent sets `watching`. Returns 0 if at least one hook is attached, -EOPNOTSUPP if none
- * is (see `hooks`); in both cases kind_close() is needed.
+ * is (see `hooks`); in both cases kind_close() is needed. `before` is the one in use from which it
+ * is to take over, or NULL.
  */
-int kind_open(struct kind *kind, const struct event *event, const struct event_options *options);
+int kind_open(struct kind *kind, const struct event *event, const struct event_options *options,
+              const struct kind *before);
 /** Whether another object is needed for these options; the others take effect while it runs. */
 bool kind_needs_reopening(const struct event_options *before, const struct event_options *now);
 /**
- * From this moment (CLOCK_BOOTTIME) on events are counted by `now` and no longer by `before`;
- * either may hold no object.
+ * From this moment (CLOCK_BOOTTIME) on events are counted by `now` and no longer by `before`, each
+ * exactly once; either may hold no object. Both have to stay attached until WIRE_SAME_EVENT_NS
+ * after it, and it has to be as far ahead.
  */
-int kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns);
+void kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns);
+/** The one before is detached: there is nothing to agree upon any more. */
+void kind_switched(struct kind *now);
 /**
  * Whether one way of one hook loads and attaches by itself; it is taken away at once, and nothing
  * has been watched. -errno: `ret_reason` is what was refused, without advice.

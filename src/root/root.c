@@ -28,7 +28,7 @@
 #define END_BOUND_NS     (10 * NS_PER_SEC)
 #define PREPARE_BOUND_NS (30 * NS_PER_SEC)
 #define PROVOKE_BOUND_NS (10 * NS_PER_SEC) /* of one kind */
-#define SWITCH_AFTER_NS  (5 * NS_PER_MS)
+#define SWITCH_AFTER_NS  (2ULL * WIRE_SAME_EVENT_NS)
 
 /** An agent proper and the channel to it. */
 struct partner {
@@ -140,9 +140,10 @@ static int tell_kind(struct partner *partner, size_t i, const struct kind *kind,
     return tell(partner, &m, fds, n_fds);
 }
 
-static int load_kind(struct root *root, size_t i, const struct config *config, struct kind *ret)
+static int load_kind(struct root *root, size_t i, const struct config *config,
+                     const struct kind *before, struct kind *ret)
 {
-    int r = kind_open(ret, events[i], kind_options(config, i));
+    int r = kind_open(ret, events[i], kind_options(config, i), before);
 
     ret->instance = ++root->n_instances;
     return r;
@@ -157,7 +158,7 @@ static int load_kinds(struct root *root)
 
         if (!kind_options(root->config, i)->enabled)
             continue;
-        load_kind(root, i, root->config, &root->kinds[i]);
+        load_kind(root, i, root->config, NULL, &root->kinds[i]);
         r = tell_hooks(&root->agent, i, &root->kinds[i]);
         if (r == 0)
             r = tell_kind(&root->agent, i, &root->kinds[i], true);
@@ -337,7 +338,7 @@ static int reload_kinds(struct root *root)
         reload->anew[i] = kind_needs_reopening(kind_options(root->config, i), now);
         if (!reload->anew[i] || !now->enabled)
             continue;
-        r = load_kind(root, i, reload->config, &reload->kinds[i]);
+        r = load_kind(root, i, reload->config, &root->kinds[i], &reload->kinds[i]);
         if (r < 0 && root->kinds[i].object) {
             log_error("%s could not be watched with the new configuration: %s", events[i]->name,
                       reload->kinds[i].reason);
@@ -429,19 +430,16 @@ static void switch_over(struct root *root, const char *why_elsewhere)
     struct reload *reload = &root->reload;
     uint64_t at = clock_now_ns(CLOCK_BOOTTIME) + SWITCH_AFTER_NS;
 
-    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
-        if (reload->anew[i] && kind_switch(&root->kinds[i], &reload->kinds[i], at) < 0) {
-            log_error("exchanging the hooks of %s failed: %s; the agent that runs goes on with the "
-                      "configuration it has",
-                      events[i]->name, strerror(errno));
-            cancel_reload(root);
-            return;
-        }
-    }
-    nanosleep(&nap, NULL);
     for (size_t i = 0; i < n_events && i < KINDS_MAX; i++)
         if (reload->anew[i])
-            kind_detach(&root->kinds[i]);
+            kind_switch(&root->kinds[i], &reload->kinds[i], at);
+    nanosleep(&nap, NULL);
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
+        if (!reload->anew[i])
+            continue;
+        kind_detach(&root->kinds[i]);
+        kind_switched(&reload->kinds[i]);
+    }
     snprintf(reload->why_elsewhere, sizeof(reload->why_elsewhere), "%s", why_elsewhere);
     reload->handing_over = true;
     reload->until_ns = clock_now_ns(CLOCK_MONOTONIC) + END_BOUND_NS;
@@ -532,6 +530,8 @@ static void on_watching(struct root *root)
         root->end_ns = clock_now_ns(CLOCK_MONOTONIC) + root->options->duration_ns;
     if (root->options->demo)
         start_demo(root);
+    if (root->reload.again)
+        begin_reload(root);
 }
 
 static void on_message(struct root *root, struct partner *partner)

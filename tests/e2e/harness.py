@@ -46,7 +46,7 @@ def time_limit():
     signal.signal(signal.SIGALRM, before)
 
 
-def wait_until(predicate, timeout, what):
+def wait_until(predicate, timeout, what, every=0.1):
     """Returns the first true result of predicate(); fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -55,7 +55,7 @@ def wait_until(predicate, timeout, what):
             return result
         if time.monotonic() > deadline:
             pytest.fail(f"waited {timeout} s in vain for: {what() if callable(what) else what}")
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 # ---- the agent

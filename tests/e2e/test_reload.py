@@ -4,6 +4,7 @@ twice or invented; a bad one changes nothing."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -290,6 +291,59 @@ def test_not_one_event_is_lost(start, config, client, lose, exchange):
     one.wait_balance()
     regions = Counter(r["region"] for r in drops(one, netns=client.inode))
     assert set(regions) >= {"", "r0", "r3"}, regions
+
+
+def test_not_one_event_is_counted_twice(start, config, client, flood):  # noqa: F811
+    """Drops by the hundred thousand a second while hooks are exchanged: each meets both objects, and
+    the moment of the change lies in the middle of one sooner or later."""
+    one = start()
+    count = 2_500_000
+    stream = threading.Thread(target=flood, args=(client, 4, SOURCE_PORT, 1000, count))
+    stream.start()
+    exchanges = 0
+    try:
+        while stream.is_alive() and exchanges < 8:
+            config.set(dropwatch__hooks_off="[]" if exchanges % 2 else "[tp_btf/kfree_skb]")
+            one.reload()
+            exchanges += 1
+            assert stream.is_alive() or exchanges > 4, "the stream has ended too early"
+    finally:
+        stream.join()
+    one.stop()
+    of_stream = [
+        r for r in one.records("dropwatch") if f"{CLIENT[4]}:{SOURCE_PORT}" in r["summary"]
+    ]
+    repeats = sum(r["tracer_data"].get("repeat", {}).get("count", 0) for r in of_stream)
+    full = sum("repeat" not in r["tracer_data"] for r in of_stream)
+    assert repeats + full == count, (repeats, full)
+
+
+def test_asked_before_it_watches(config):
+    """SIGHUP while the hooks are still being loaded is not forgotten."""
+    binary = os.environ.get("HUATUO") or Path(__file__).parents[2] / "build-test/huatuo"
+    folder = Path(tempfile.mkdtemp(prefix="huatuo-e2e-early-"))
+    folder.chmod(0o755)
+    config.set(store__path=folder / "store")
+    with open(folder / "stderr", "wb") as err:
+        process = subprocess.Popen([binary, "run", "--config", config.path, "--output", "none"], stderr=err)
+    text = (folder / "stderr").read_text
+
+    def listens():
+        line = re.search(r"^SigBlk:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.M)
+        return int(line.group(1), 16) & 1 << signal.SIGHUP - 1
+
+    try:
+        wait_until(listens, 10, "the root part", every=0.001)
+        assert "watching" not in text()
+        config.set(agent__region="late")
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "the configuration was read again and is in effect" in text(), 30, text)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+        said = text()
+        shutil.rmtree(folder)
+    assert code == 0 and not SANITIZER_REPORT.search(said), said
 
 
 def test_repeats_go_on(start, config, client, flood):  # noqa: F811

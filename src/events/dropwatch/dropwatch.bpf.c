@@ -154,7 +154,7 @@ static __always_inline int on_drop(void *ctx, struct sk_buff *skb, bool typed, _
     if (!(settings.protocols[p.protocol >> 6] & 1ULL << (p.protocol & 63)))
         return 0;
     c = event_counters();
-    if (!c)
+    if (!c || !event_is_ours(skb))
         return 0;
     COUNT(c->seen);
 

@@ -404,7 +404,7 @@ static __always_inline int on_victim(void *ctx, struct task_struct *victim, __u3
     if (!event_watched())
         return 0;
     c = event_counters();
-    if (!c)
+    if (!c || !event_is_ours(victim ? (void *)victim : (void *)(__u64)tid))
         return 0;
     COUNT(c->seen);
 
