@@ -50,6 +50,13 @@
 #define END_WAIT_NS       (300 * NS_PER_MS)
 #define LOST_GAP_NS       (60 * NS_PER_SEC) /* between two records of losses */
 
+/** What tells that answers have come, and whose. */
+struct answers {
+    struct agent *agent;
+    int fd;
+};
+#define N_ASKED 5
+
 struct agent {
     const struct agent_setup *setup;
     const struct config *before; /* of the agent whose place is taken, or NULL */
@@ -66,6 +73,7 @@ struct agent {
     struct loop *loop;
     struct watch *watches[12];
     size_t n_watches;
+    struct answers answers[N_ASKED];
     struct watch *expiry; /* only while records wait */
     struct watch *channel_watch;
     int channel, status_socket;
@@ -627,53 +635,14 @@ static void read_empty(int fd)
         ;
 }
 
-static int on_names(void *arg, uint32_t revents)
+/** One of those who are asked has answers: somebody may be waiting for them. */
+static int on_answers(void *arg, uint32_t revents)
 {
-    struct agent *a = arg;
+    const struct answers *answers = arg;
 
     (void)revents;
-    read_empty(names_fd(a->names));
-    pending_retry(a->pending);
-    return 0;
-}
-
-static int on_owners(void *arg, uint32_t revents)
-{
-    struct agent *a = arg;
-
-    (void)revents;
-    read_empty(owners_fd(a->owners));
-    pending_retry(a->pending);
-    return 0;
-}
-
-static int on_collected(void *arg, uint32_t revents)
-{
-    struct agent *a = arg;
-
-    (void)revents;
-    read_empty(collector_fd(a->collector));
-    pending_retry(a->pending);
-    return 0;
-}
-
-static int on_exes(void *arg, uint32_t revents)
-{
-    struct agent *a = arg;
-
-    (void)revents;
-    read_empty(lookups_fd(a->exes));
-    pending_retry(a->pending);
-    return 0;
-}
-
-static int on_processes(void *arg, uint32_t revents)
-{
-    struct agent *a = arg;
-
-    (void)revents;
-    read_empty(processes_fd(a->processes));
-    pending_retry(a->pending);
+    read_empty(answers->fd);
+    pending_retry(answers->agent->pending);
     return 0;
 }
 
@@ -978,6 +947,13 @@ static int watch_fd(struct agent *a, int fd, int (*fn)(void *arg, uint32_t event
 
 static int watch_all(struct agent *a)
 {
+    const int asked[N_ASKED] = {
+        a->names ? names_fd(a->names) : -1,
+        processes_fd(a->processes),
+        owners_fd(a->owners),
+        lookups_fd(a->exes),
+        collector_fd(a->collector),
+    };
     int r = loop_new(&a->loop);
 
     a->clock_fd = clock_watch_fd();
@@ -985,16 +961,12 @@ static int watch_all(struct agent *a)
         r = loop_watch_fd(a->loop, a->channel, EPOLLIN, on_channel, a, &a->channel_watch);
     if (r == 0 && a->rings)
         r = watch_fd(a, ring_buffer__epoll_fd(a->rings), on_rings);
-    if (r == 0 && a->names)
-        r = watch_fd(a, names_fd(a->names), on_names);
-    if (r == 0)
-        r = watch_fd(a, processes_fd(a->processes), on_processes);
-    if (r == 0)
-        r = watch_fd(a, owners_fd(a->owners), on_owners);
-    if (r == 0)
-        r = watch_fd(a, lookups_fd(a->exes), on_exes);
-    if (r == 0)
-        r = watch_fd(a, collector_fd(a->collector), on_collected);
+    for (size_t i = 0; r == 0 && i < ARRAY_SIZE(asked); i++) {
+        a->answers[i] = (struct answers){.agent = a, .fd = asked[i]};
+        if (asked[i] >= 0)
+            r = loop_watch_fd(a->loop, asked[i], EPOLLIN, on_answers, &a->answers[i],
+                              &a->watches[a->n_watches++]);
+    }
     if (r == 0)
         r = watch_fd(a, store_fd(a->store), on_stored);
     if (r == 0)

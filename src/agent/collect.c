@@ -9,11 +9,11 @@
 #include <sys/eventfd.h>
 #include <time.h>
 
+#include "core/read.h"
 #include "enrich/lookups.h"
 
 #define WORKERS_MAX      4
 #define SNAPSHOT_WAIT_NS (500 * NS_PER_MS)
-#define SNAPSHOT_READ    (64 * 1024)
 #define STOP_WAIT_S      1
 
 enum job_state { JOB_WAITS, JOB_RUNS, JOB_DONE };
@@ -96,37 +96,6 @@ static void destroy(struct collector *c)
 
 /* --- on the workers */
 
-static int read_all(int fd, void **ret, size_t *ret_size)
-{
-    _free_ char *data = NULL;
-    size_t len = 0, room = 0;
-
-    while (len < COLLECT_SNAPSHOT_MAX) {
-        ssize_t got;
-
-        if (room - len < SNAPSHOT_READ) {
-            size_t wanted = room ? 2 * room : 2 * SNAPSHOT_READ;
-            char *larger = realloc(data, wanted);
-
-            if (!larger)
-                return -ENOMEM;
-            data = larger;
-            room = wanted;
-        }
-        got = read(fd, data + len, SNAPSHOT_READ);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return -errno;
-        if (got == 0)
-            break;
-        len += (size_t)got;
-    }
-    *ret = TAKE_PTR(data);
-    *ret_size = len;
-    return 0;
-}
-
 static struct timespec monotonic_in(uint64_t ns)
 {
     struct timespec t;
@@ -144,6 +113,7 @@ static int snapshot(const struct collect *collect, void **ret, size_t *ret_size)
     struct collector *c = running->collector;
     const struct timespec until = monotonic_in(SNAPSHOT_WAIT_NS);
     _close_fd_ int fd = -1;
+    char *bytes;
     int r = 0;
 
     pthread_mutex_lock(&c->lock);
@@ -151,7 +121,10 @@ static int snapshot(const struct collect *collect, void **ret, size_t *ret_size)
         r = pthread_cond_timedwait(&c->changed, &c->lock, &until);
     fd = TAKE_FD(running->job->snapshot);
     pthread_mutex_unlock(&c->lock);
-    return fd < 0 ? -ENODATA : read_all(fd, ret, ret_size);
+    r = fd < 0 ? -ENODATA : read_whole(fd, COLLECT_SNAPSHOT_MAX, &bytes, ret_size);
+    if (r == 0)
+        *ret = bytes;
+    return r;
 }
 
 static void run(struct collector *c, struct job *job)

@@ -7,17 +7,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static json_t *number(uint64_t value)
-{
-    return json_integer((json_int_t)value);
-}
-
 static json_t *numbers(const uint64_t *values, unsigned n)
 {
     json_t *list = json_array();
 
     for (unsigned i = 0; i < n; i++)
-        json_array_append_new(list, number(values[i]));
+        json_array_append_new(list, status_u64(values[i]));
     return list;
 }
 
@@ -32,17 +27,17 @@ static json_t *kernel_json(const struct agent_kind *kind)
     for (unsigned i = 0; i < WIRE_LOST_NR; i++)
         c.lost[i] += kind->past.kernel.lost[i];
     return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o}", "instance", (json_int_t)kind->instance,
-                     "seen", number(c.seen + kind->past.kernel.seen), "sent",
-                     number(c.sent + kind->past.kernel.sent), "suppressed",
-                     number(c.suppressed + kind->past.kernel.suppressed), "lost",
+                     "seen", status_u64(c.seen + kind->past.kernel.seen), "sent",
+                     status_u64(c.sent + kind->past.kernel.sent), "suppressed",
+                     status_u64(c.suppressed + kind->past.kernel.suppressed), "lost",
                      numbers((const uint64_t *)c.lost, WIRE_LOST_NR), "filtered",
                      numbers((const uint64_t *)c.filtered, WIRE_RULES_MAX));
 }
 
 static void add_window(void *arg, uint64_t window_id, const struct window_last *last)
 {
-    json_array_append_new(arg, json_pack("{s:o, s:s, s:o, s:s}", "window", number(window_id), "id",
-                                         last->tracer_id, "summary",
+    json_array_append_new(arg, json_pack("{s:o, s:s, s:o, s:s}", "window", status_u64(window_id),
+                                         "id", last->tracer_id, "summary",
                                          status_text(last->summary ? last->summary : ""), "brief",
                                          last->brief ? last->brief : ""));
 }

@@ -110,6 +110,7 @@ char *status_json(const struct status_input *in);
 json_t *status_lost_by(const struct agent_kind *kind, const struct store *store);
 /** Of what others wrote (libbpf, users); bytes that are no UTF-8 would cost the whole document. */
 json_t *status_text(const char *bytes);
+json_t *status_u64(uint64_t value);
 /** Its part about one kind, `seen` and so on; the caller's to json_decref(). */
 json_t *status_event(const struct agent_kind *kind, const struct status_input *in);
 /** What Ctrl-C prints: a row a kind; heap. */

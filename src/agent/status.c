@@ -15,7 +15,7 @@ static const char *const agent_lost_names[AGENT_LOST_NR] = {"decode", "memory", 
 static const char *const incomplete_names[AGENT_INCOMPLETE_NR] = {"late", "busy", "failed"};
 static const char *const store_lost_names[STORE_LOST_NR] = {"queue_full", "store"};
 
-static json_t *number(uint64_t value)
+json_t *status_u64(uint64_t value)
 {
     return json_integer((json_int_t)value);
 }
@@ -37,7 +37,7 @@ static void add_count(json_t *object, const char *name, uint64_t value)
     if (value)
         json_object_set_new(
             object, name,
-            number(value + (uint64_t)json_integer_value(json_object_get(object, name))));
+            status_u64(value + (uint64_t)json_integer_value(json_object_get(object, name))));
 }
 
 /** A copy of the counts of agents before this one, to be added to. */
@@ -97,7 +97,7 @@ static json_t *filtered_by(const struct agent_kind *kind)
         }
         /* Several rules may have one name. */
         sum += (uint64_t)json_integer_value(json_object_get(object, name));
-        json_object_set_new(object, name, number(sum));
+        json_object_set_new(object, name, status_u64(sum));
     }
     return object;
 }
@@ -154,19 +154,19 @@ json_t *status_event(const struct agent_kind *kind, const struct status_input *i
     json_object_set_new(object, "state", json_string(state(kind, in->running)));
     if (*kind->reason)
         json_object_set_new(object, "reason", status_text(kind->reason));
-    json_object_set_new(object, "seen", number(a.seen));
-    json_object_set_new(object, "recorded", number(a.recorded));
-    json_object_set_new(object, "suppressed", number(a.suppressed));
-    json_object_set_new(object, "filtered", number(a.filtered));
+    json_object_set_new(object, "seen", status_u64(a.seen));
+    json_object_set_new(object, "recorded", status_u64(a.recorded));
+    json_object_set_new(object, "suppressed", status_u64(a.suppressed));
+    json_object_set_new(object, "filtered", status_u64(a.filtered));
     json_object_set_new(object, "filtered_by", filtered_by(kind));
-    json_object_set_new(object, "lost", number(a.lost));
+    json_object_set_new(object, "lost", status_u64(a.lost));
     json_object_set_new(object, "lost_by", status_lost_by(kind, in->store));
     json_object_set_new(object, "unaccounted", json_integer(a.unaccounted));
-    json_object_set_new(object, "missed", number(kind->missed));
+    json_object_set_new(object, "missed", status_u64(kind->missed));
     if (kind->event->collect) {
         json_t *by = incomplete_by(kind, &n_incomplete);
 
-        json_object_set_new(object, "incomplete", number(n_incomplete));
+        json_object_set_new(object, "incomplete", status_u64(n_incomplete));
         json_object_set_new(object, "incomplete_by", by);
     }
     json_object_set_new(object, "hooks", hooks(kind));
@@ -194,7 +194,7 @@ char *status_json(const struct status_input *in)
     json_object_set_new(root, "running", json_boolean(in->running));
     json_object_set_new(root, "ready", json_boolean(in->ready));
     json_object_set_new(root, "version", json_string(in->version));
-    json_object_set_new(root, "pid", number(in->pid));
+    json_object_set_new(root, "pid", status_u64(in->pid));
     json_object_set_new(root, "user", status_text(in->user));
     json_object_set_new(root, "started", json_string(started));
     if (!in->running && in->end)

@@ -7,13 +7,13 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <linux/capability.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "cli/machine.h"
+#include "core/test_folder.h"
 
 struct fixture {
     char folder[64];
@@ -31,38 +31,20 @@ static int set_up(void **state)
     return mkdtemp(f->folder) ? 0 : -1;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-    (void)st;
-    (void)type;
-    (void)at;
-    return remove(path);
-}
-
 static int tear_down(void **state)
 {
     struct fixture *f = *state;
 
     checks_done(&f->checks);
     machine_done(&f->machine);
-    nftw(f->folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    test_remove_folder(f->folder);
     free(f);
     return 0;
 }
 
 static void put(const struct fixture *f, const char *name, const char *text)
 {
-    char path[256];
-    int fd;
-
-    for (const char *slash = strchr(name + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        snprintf(path, sizeof(path), "%s%.*s", f->folder, (int)(slash - name), name);
-        mkdir(path, 0755);
-    }
-    snprintf(path, sizeof(path), "%s%s", f->folder, name);
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
-    close(fd);
+    assert_true(test_put_file(f->folder, name, text, strlen(text)));
 }
 
 static void look(struct fixture *f)

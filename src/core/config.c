@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <yaml.h>
 
+#include "core/read.h"
 #include "core/text.h"
 
 #define FILE_MAX     ((size_t)1024 * 1024)
@@ -492,19 +493,8 @@ static int read_input(struct reader *r)
                 "is no regular file but a pipe or a device, which is not read; check the path");
         return -EINVAL;
     }
-    r->input = malloc(FILE_MAX + 1);
-    if (!r->input)
-        return -ENOMEM;
-    while (!error && r->len <= FILE_MAX) {
-        ssize_t n = read(fd, r->input + r->len, FILE_MAX + 1 - r->len);
-
-        if (n == 0)
-            break;
-        if (n > 0)
-            r->len += (size_t)n;
-        else if (errno != EINTR)
-            error = -errno;
-    }
+    if (!error)
+        error = read_whole(fd, FILE_MAX + 1, &r->input, &r->len);
     if (error) {
         problem(r, 0, "the configuration cannot be read: %s; check the path and who may read it",
                 strerror(-error));

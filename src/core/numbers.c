@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/read.h"
+
 #define FILE_MAX (256 * 1024)
 
 int file_read(const char *root_prefix, const char *path, size_t max, char **ret, size_t *ret_len)
@@ -14,37 +16,19 @@ int file_read(const char *root_prefix, const char *path, size_t max, char **ret,
     _free_ char *data = NULL;
     _close_fd_ int fd = -1;
     char whole[PATH_MAX];
-    size_t len = 0, room = 0;
-    int n = snprintf(whole, sizeof(whole), "%s%s", root_prefix, path);
+    size_t len;
+    int r, n = snprintf(whole, sizeof(whole), "%s%s", root_prefix, path);
 
     if (n < 0 || (size_t)n >= sizeof(whole))
         return -ENAMETOOLONG;
     fd = open(whole, O_RDONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
         return -errno;
-    for (;;) {
-        ssize_t got;
-
-        if (len + 1 >= room) {
-            char *larger = realloc(data, room ? 2 * room : 4096);
-
-            if (!larger)
-                return -ENOMEM;
-            data = larger;
-            room = room ? 2 * room : 4096;
-        }
-        got = read(fd, data + len, room - len - 1);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return -errno;
-        if (got == 0)
-            break;
-        len += (size_t)got;
-        if (len > max)
-            return -EFBIG;
-    }
-    data[len] = '\0';
+    r = read_whole(fd, max + 1, &data, &len);
+    if (r < 0)
+        return r;
+    if (len > max)
+        return -EFBIG;
     if (ret_len)
         *ret_len = len;
     *ret = TAKE_PTR(data);
@@ -72,7 +56,7 @@ int file_read_u64(const char *root_prefix, const char *path, uint64_t *ret)
     uint64_t value;
     int r = file_read(root_prefix, path, 64, &text, NULL);
 
-    if (r < 0)
+    if (!text)
         return r;
     if (strcmp(text, "max\n") == 0 || strcmp(text, "max") == 0) {
         *ret = UINT64_MAX;

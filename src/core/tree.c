@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#define FIRST_BYTES 4096 /* most files in /proc are shorter */
+#include "core/read.h"
 
 int tree_open(const char *root, struct tree *ret)
 {
@@ -57,39 +57,8 @@ int tree_open_file(const struct tree *t, const char *path)
 int tree_read(const struct tree *t, const char *path, size_t max, char **ret, size_t *ret_len)
 {
     _close_fd_ int fd = tree_open_file(t, path);
-    size_t len = 0, cap = MIN(max, (size_t)FIRST_BYTES);
-    _free_ char *bytes = NULL;
 
-    if (fd < 0)
-        return fd;
-    bytes = malloc(cap + 1);
-    while (bytes && len < max) {
-        ssize_t n = read(fd, bytes + len, cap - len);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        len += (size_t)n;
-        if (len == cap && cap < max) {
-            char *more;
-
-            cap = MIN(max, 2 * cap);
-            more = realloc(bytes, cap + 1);
-            if (!more)
-                return -ENOMEM;
-            bytes = more;
-        }
-    }
-    if (!bytes)
-        return -ENOMEM;
-    bytes[len] = '\0';
-    if (ret_len)
-        *ret_len = len;
-    *ret = TAKE_PTR(bytes);
-    return 0;
+    return fd < 0 ? fd : read_whole(fd, max, ret, ret_len);
 }
 
 int tree_look(const struct tree *t, const char *path)

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "core/clock.h"
+#include "core/read.h"
 #include "enrich/container.h"
 #include "enrich/lookups.h"
 
@@ -50,22 +51,8 @@ static_assert(sizeof(struct process_key) == LOOKUP_KEY_BYTES, "a process is one 
 static ssize_t read_file(int dir, const char *name, char *ret, size_t size)
 {
     _close_fd_ int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    size_t len = 0;
 
-    if (fd < 0)
-        return -errno;
-    while (len < size) {
-        ssize_t n = read(fd, ret + len, size - len);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        len += (size_t)n;
-    }
-    return (ssize_t)len;
+    return fd < 0 ? -errno : read_up_to(fd, ret, size);
 }
 
 /* comm may hold anything, blanks and parentheses too: what follows begins behind the last ')'. */

@@ -8,7 +8,6 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
@@ -20,6 +19,7 @@
 #include <time.h>
 
 #include "core/clock.h"
+#include "core/test_folder.h"
 #include "enrich/process.h"
 
 #define TICK_NS (NS_PER_SEC / (uint64_t)sysconf(_SC_CLK_TCK))
@@ -249,25 +249,12 @@ static void test_storm(void **state)
 
 /* --- on trees from elsewhere */
 
-static void make_folder(const char *path)
-{
-    assert_true(mkdir(path, 0700) == 0 || errno == EEXIST);
-}
-
 static void write_file(unsigned pid, const char *name, const void *bytes, size_t len)
 {
-    char path[PATH_MAX];
-    int fd;
+    char path[64];
 
-    snprintf(path, sizeof(path), "%s/proc", root);
-    make_folder(path);
-    snprintf(path, sizeof(path), "%s/proc/%u", root, pid);
-    make_folder(path);
-    snprintf(path, sizeof(path), "%s/proc/%u/%s", root, pid, name);
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, bytes, len), len);
-    close(fd);
+    snprintf(path, sizeof(path), "/proc/%u/%s", pid, name);
+    assert_true(test_put_file(root, path, bytes, len));
 }
 
 static void test_cgroups(void **state)
@@ -452,18 +439,10 @@ static int make_root(void **state)
     return mkdtemp(root) ? 0 : -1;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static int remove_root(void **state)
 {
     (void)state;
-    return nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    return test_remove_folder(root);
 }
 
 int main(void)

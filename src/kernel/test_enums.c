@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "core/base.h"
+#include "core/test_folder.h"
 #include "kernel/enums.h"
 
 static char root[] = "/tmp/test_enums.XXXXXX";
@@ -27,18 +27,13 @@ static void path_of(const char *name, char ret[PATH_MAX])
 
 static void write_btf(const char *name, const struct btf *btf)
 {
-    char path[PATH_MAX];
-    const void *data;
+    char path[64];
     uint32_t size;
-    int fd;
+    const void *data = btf__raw_data(btf, &size);
 
-    path_of(name, path);
-    data = btf__raw_data(btf, &size);
+    snprintf(path, sizeof(path), "/sys/kernel/btf/%s", name);
     assert_non_null(data);
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, data, size), size);
-    close(fd);
+    assert_true(test_put_file(root, path, data, size));
 }
 
 static void remove_btf(const char *name)
@@ -300,19 +295,12 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list args
 
 static int make_root(void **state)
 {
-    static const char *const folders[] = {"/sys", "/sys/kernel", "/sys/kernel/btf"};
-    char path[PATH_MAX];
     struct btf *btf;
 
     (void)state;
     libbpf_set_print(quiet);
     if (!mkdtemp(root))
         return -1;
-    for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
-        snprintf(path, sizeof(path), "%s%s", root, folders[i]);
-        if (mkdir(path, 0700) < 0)
-            return -1;
-    }
     btf = kernel_btf();
     write_btf("vmlinux", btf);
     btf__free(btf);
@@ -321,18 +309,8 @@ static int make_root(void **state)
 
 static int remove_root(void **state)
 {
-    static const char *const folders[] = {"/sys/kernel/btf", "/sys/kernel", "/sys", ""};
-    char path[PATH_MAX];
-
     (void)state;
-    path_of("vmlinux", path);
-    unlink(path);
-    for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
-        snprintf(path, sizeof(path), "%s%s", root, folders[i]);
-        if (rmdir(path) < 0)
-            return -1;
-    }
-    return 0;
+    return test_remove_folder(root);
 }
 
 int main(void)

@@ -8,11 +8,11 @@
 #include <bpf/btf.h>
 #include <cmocka.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "core/test_folder.h"
 #include "root/probe.h"
 
 struct fixture {
@@ -23,17 +23,7 @@ struct fixture {
 
 static void put(const struct fixture *f, const char *name, const void *bytes, size_t len)
 {
-    char path[256];
-    int fd;
-
-    for (const char *slash = strchr(name + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        snprintf(path, sizeof(path), "%s%.*s", f->folder, (int)(slash - name), name);
-        mkdir(path, 0755);
-    }
-    snprintf(path, sizeof(path), "%s%s", f->folder, name);
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    assert_int_equal(write(fd, bytes, len), len);
-    close(fd);
+    assert_true(test_put_file(f->folder, name, bytes, len));
 }
 
 /* The types of a small kernel: a tracepoint, a function, an iterator. */
@@ -68,21 +58,13 @@ static int set_up(void **state)
     return mkdtemp(f->folder) ? 0 : -1;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-    (void)st;
-    (void)type;
-    (void)at;
-    return remove(path);
-}
-
 static int tear_down(void **state)
 {
     struct fixture *f = *state;
 
     probe_done(&f->facts);
     tree_close(&f->tree);
-    nftw(f->folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    test_remove_folder(f->folder);
     free(f);
     return 0;
 }

@@ -2,6 +2,7 @@
 #include "store/store.h"
 
 #include "core/clock.h"
+#include "core/test_folder.h"
 #include "core/text.h"
 #include "store/jsontext.h"
 
@@ -12,7 +13,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <poll.h>
@@ -42,14 +42,6 @@ struct dir {
     struct store_options options;
 };
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static int setup(void **state)
 {
     struct dir *dir = calloc(1, sizeof(*dir));
@@ -72,7 +64,7 @@ static int teardown(void **state)
     struct dir *dir = *state;
 
     umount2(dir->path, MNT_DETACH); /* test_disk_full's, also if it failed */
-    nftw(dir->path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    test_remove_folder(dir->path);
     free(dir);
     return 0;
 }

@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 
 #include "core/event.h"
+#include "core/test_folder.h"
 #include "core/text.h"
 #include "events/dropwatch/rules.h"
 #include "kernel/kernel.h"
@@ -118,10 +119,9 @@ static struct enums *make_enums(bool with_reasons)
 {
     struct btf *btf = btf__new_empty();
     struct enums *enums = NULL;
-    char path[128], name[64];
     const void *data;
+    char name[64];
     uint32_t size;
-    int fd;
 
     assert_non_null(btf);
     assert_true(btf__add_int(btf, "int", 4, BTF_INT_SIGNED) > 0);
@@ -133,42 +133,23 @@ static struct enums *make_enums(bool with_reasons)
         snprintf(name, sizeof(name), "SKB_DROP_REASON_%s", reasons[i]);
         assert_int_equal(btf__add_enum_value(btf, name, (int64_t)(FIRST_REASON + i)), 0);
     }
-    snprintf(path, sizeof(path), "%s/sys/kernel/btf/vmlinux", btf_root);
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
     data = btf__raw_data(btf, &size);
-    assert_int_equal(write(fd, data, size), size);
-    close(fd);
+    assert_true(test_put_file(btf_root, "/sys/kernel/btf/vmlinux", data, size));
     btf__free(btf);
     assert_int_equal(enums_new(btf_root, &enums), 0);
-    assert_int_equal(unlink(path), 0);
     return enums;
 }
 
-static const char *const folders[] = {"", "/sys", "/sys/kernel", "/sys/kernel/btf"};
-
 static int make_kernels(void **state)
 {
-    char path[128];
-
     (void)state;
     dropwatch = event_find("dropwatch");
     if (!dropwatch || !mkdtemp(btf_root))
         return -1;
-    for (size_t i = 1; i < ARRAY_SIZE(folders); i++) {
-        snprintf(path, sizeof(path), "%s%s", btf_root, folders[i]);
-        if (mkdir(path, 0700) < 0)
-            return -1;
-    }
     recent = (struct kernel){.symbols = make_symbols(true), .enums = make_enums(true)};
     old = (struct kernel){.symbols = make_symbols(true), .enums = make_enums(false)};
     hidden = (struct kernel){.symbols = make_symbols(false), .enums = make_enums(true)};
-    for (size_t i = ARRAY_SIZE(folders); i-- > 0;) {
-        snprintf(path, sizeof(path), "%s%s", btf_root, folders[i]);
-        if (rmdir(path) < 0)
-            return -1;
-    }
-    return 0;
+    return test_remove_folder(btf_root);
 }
 
 static int free_kernels(void **state)

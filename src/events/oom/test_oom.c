@@ -8,7 +8,6 @@
 #include <bpf/btf.h>
 #include <cmocka.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "core/test_folder.h"
 #include "events/oom/collect.h"
 #include "kernel/kernel.h"
 
@@ -52,27 +52,9 @@ static struct symbols *make_symbols(bool shown)
     return symbols;
 }
 
-static void make_folders(const char *path)
-{
-    char part[256];
-
-    for (const char *s = path + 1; (s = strchr(s, '/')); s++) {
-        snprintf(part, sizeof(part), "%s%.*s", root, (int)(s - path), path);
-        mkdir(part, 0700);
-    }
-}
-
 static void make_file(const char *path, const char *text)
 {
-    char whole[512];
-    FILE *f;
-
-    make_folders(path);
-    snprintf(whole, sizeof(whole), "%s%s", root, path);
-    f = fopen(whole, "we");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
+    assert_true(test_put_file(root, path, text, strlen(text)));
 }
 
 static struct enums *make_enums(void)
@@ -81,23 +63,16 @@ static struct enums *make_enums(void)
                                         "CONSTRAINT_MEMORY_POLICY", "CONSTRAINT_MEMCG"};
     struct btf *btf = btf__new_empty();
     struct enums *enums = NULL;
-    char path[128];
     const void *data;
     uint32_t size;
-    int fd;
 
     assert_non_null(btf);
     assert_true(btf__add_int(btf, "int", 4, BTF_INT_SIGNED) > 0);
     assert_true(btf__add_enum(btf, "oom_constraint", 4) > 0);
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) /* other numbers than the kernel's */
         assert_int_equal(btf__add_enum_value(btf, names[i], 10 + (int64_t)i), 0);
-    make_folders("/sys/kernel/btf/vmlinux");
-    snprintf(path, sizeof(path), "%s/sys/kernel/btf/vmlinux", root);
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
     data = btf__raw_data(btf, &size);
-    assert_int_equal(write(fd, data, size), size);
-    close(fd);
+    assert_true(test_put_file(root, "/sys/kernel/btf/vmlinux", data, size));
     btf__free(btf);
     assert_int_equal(enums_new(root, &enums), 0);
     return enums;
@@ -115,21 +90,13 @@ static int set_up_kernel(void **state)
     return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-    (void)st;
-    (void)flag;
-    (void)ftw;
-    return remove(path);
-}
-
 static int tear_down_kernel(void **state)
 {
     (void)state;
     symbols_free(kernel.symbols);
     enums_free(kernel.enums);
     symbols_free(hidden.symbols);
-    return nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    return test_remove_folder(root);
 }
 
 /* --- a kill */
