@@ -11,14 +11,17 @@ enum mm_counter { MM_FILE, MM_ANON, MM_SWAP, MM_SHMEM };
 
 #define MM_CPUS_MAX 1024
 
-/* Data symbols are in kallsyms only with CONFIG_KALLSYMS_ALL; else this is NULL. */
-extern const void __per_cpu_offset __ksym __weak;
+/* Data symbols are in kallsyms only with CONFIG_KALLSYMS_ALL. Not a __ksym: libbpf would read all
+ * of kallsyms whenever the object is loaded. */
+const volatile struct wire_symbol per_cpu_offset SEC(".rodata.symbols") = {
+    .name = "__per_cpu_offset",
+};
 
 /** Whether mm_pages() is exact; else it misses what each CPU has not handed in yet. */
 static __always_inline bool mm_is_exact(void)
 {
     return !bpf_core_field_exists(((struct mm_struct *)0)->rss_stat[0].counters) ||
-           &__per_cpu_offset != NULL;
+           per_cpu_offset.address != 0;
 }
 
 /**
@@ -40,7 +43,7 @@ static __always_inline __u64 mm_pages(struct mm_struct *mm, enum mm_counter whic
     counter = (void *)((__u64)mm + bpf_core_field_offset(struct mm_struct, rss_stat) +
                        which * bpf_core_type_size(struct percpu_counter));
     sum = BPF_CORE_READ(counter, count);
-    if (&__per_cpu_offset != NULL) {
+    if (per_cpu_offset.address != 0) {
         __u64 parts = (__u64)BPF_CORE_READ(counter, counters);
 
         for (__u32 cpu = 0; cpu < MM_CPUS_MAX && cpu < n_cpus; cpu++) {
@@ -48,7 +51,7 @@ static __always_inline __u64 mm_pages(struct mm_struct *mm, enum mm_counter whic
             __s32 part = 0;
 
             bpf_probe_read_kernel(&offset, sizeof(offset),
-                                  (const void *)((__u64)&__per_cpu_offset + cpu * sizeof(offset)));
+                                  (const void *)(per_cpu_offset.address + cpu * sizeof(offset)));
             bpf_probe_read_kernel(&part, sizeof(part), (void *)(parts + offset));
             sum += part;
         }

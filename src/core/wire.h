@@ -94,6 +94,12 @@ struct wire_own_socket {
     __u8 pad;
 };
 
+/** A symbol of the kernel whose address the programs need; in the section .rodata.symbols. */
+struct wire_symbol {
+    char name[56];
+    __u64 address; /* filled in before the object is loaded; 0: it is not known */
+};
+
 /* One event is met by the programs of two objects within this time; the same address within this
  * time is the same event. */
 #define WIRE_SAME_EVENT_NS 10000000

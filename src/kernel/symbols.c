@@ -10,6 +10,7 @@
 #include "core/text.h"
 
 #define CHUNK_BYTES        65536
+#define ADDRESS_BYTES      19  /* `ffffffff81000000 T `, which stands before a name */
 #define NAME_MAX_BYTES     511 /* the kernel's KSYM_NAME_LEN, without its NUL */
 #define SYMBOLS_MAX        2000000
 #define POOL_MAX_BYTES     (UINT32_C(64) << 20)
@@ -357,6 +358,27 @@ static int table_read(int fd, struct table *ret)
     *ret = t;
     t = (struct table){0};
     return 0;
+}
+
+int symbols_address(const char *path, const char *name, uint64_t *ret)
+{
+    FILE *file = fopen(path, "re");
+    _free_ char *line = NULL;
+    size_t size = 0, len = strlen(name);
+    int r = -ENOENT;
+    ssize_t got;
+
+    if (!file)
+        return -errno;
+    while (r < 0 && (got = getline(&line, &size, file)) > 0) {
+        if ((size_t)got != ADDRESS_BYTES + len + 1 || line[got - 1] != '\n' ||
+            memcmp(line + ADDRESS_BYTES, name, len) != 0)
+            continue;
+        *ret = strtoull(line, NULL, 16);
+        r = *ret ? 0 : -ENOENT;
+    }
+    fclose(file);
+    return r;
 }
 
 /* --- the table and its state */

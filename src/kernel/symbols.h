@@ -44,6 +44,12 @@ int symbols_find(const struct symbols *s, uint64_t addr, struct symbol *ret);
 size_t symbols_by_name(const struct symbols *s, const char *name, struct symbol *ret, size_t max);
 
 /**
+ * Where the kernel itself (no module) has a symbol of exactly this name, data too: found by reading
+ * the file (/proc/kallsyms) once, without a table. -ENOENT: nowhere, or addresses are not shown.
+ */
+int symbols_address(const char *path, const char *name, uint64_t *ret);
+
+/**
  * To be called now and then with the current CLOCK_BOOTTIME: reads the table again if an address
  * was met that no symbol covered, or if one lay in a module or BPF program and the table is older
  * than 30 s; at most once in 5 s, and less and less often, down to once a minute, if that does not

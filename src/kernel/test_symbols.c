@@ -166,6 +166,29 @@ static void test_by_name(void **state)
     assert_int_equal(symbols_by_name(s, "", found, 8), 0);
 }
 
+static void test_address(void **state)
+{
+    _close_fd_ int fd = table_fd(sample), hidden = table_fd("0000000000000000 D some_data\n");
+    uint64_t address = 0;
+    char path[64];
+
+    (void)state;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    assert_int_equal(symbols_address(path, "some_data", &address), 0);
+    assert_int_equal(address, 0xffffffff81400000);
+    assert_int_equal(symbols_address(path, "vfs_write", &address), 0);
+    assert_int_equal(address, 0xffffffff81001010);
+    assert_int_equal(symbols_address(path, "_stext", &address), 0);
+    /* Only what is called that, and by the kernel itself. */
+    assert_int_equal(symbols_address(path, "some_dat", &address), -ENOENT);
+    assert_int_equal(symbols_address(path, "data", &address), -ENOENT);
+    assert_int_equal(symbols_address(path, "xfs_table", &address), -ENOENT);
+    assert_int_equal(symbols_address(path, "", &address), -ENOENT);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", hidden);
+    assert_int_equal(symbols_address(path, "some_data", &address), -ENOENT);
+    assert_int_equal(symbols_address("/nowhere", "some_data", &address), -ENOENT);
+}
+
 static void test_stack_text(void **state)
 {
     _cleanup_(symbols_freep) struct symbols *s = read_table(sample);
@@ -458,7 +481,7 @@ int main(void)
         cmocka_unit_test(test_hidden),    cmocka_unit_test(test_missing),
         cmocka_unit_test(test_garbled),   cmocka_unit_test(test_many),
         cmocka_unit_test(test_refresh),   cmocka_unit_test(test_refresh_backs_off),
-        cmocka_unit_test(test_real),
+        cmocka_unit_test(test_real),      cmocka_unit_test(test_address),
     };
 
     return cmocka_run_group_tests_name("symbols", tests, NULL, NULL);

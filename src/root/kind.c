@@ -10,8 +10,10 @@
 #include <sys/mman.h>
 
 #include "core/log.h"
+#include "kernel/symbols.h"
 
 #define SWEEP_BATCH    256
+#define SYMBOLS_MAX    8
 /* A program that has just found its window open may still be adding to it. */
 #define SWEEP_GRACE_NS (100 * NS_PER_MS)
 
@@ -107,6 +109,41 @@ static int set_common(struct bpf_object *object, const struct event_options *opt
     return bpf_map__set_initial_value(map, &common, sizeof(common));
 }
 
+/** Reading all symbols takes longer than loading the object, so it is done once for each name. */
+static void find_symbol(struct wire_symbol *symbol)
+{
+    static struct wire_symbol known[SYMBOLS_MAX];
+    static size_t n;
+    uint64_t address = 0;
+
+    for (size_t i = 0; i < n; i++)
+        if (strncmp(known[i].name, symbol->name, sizeof(symbol->name)) == 0) {
+            *symbol = known[i];
+            return;
+        }
+    symbols_address("/proc/kallsyms", symbol->name, &address);
+    symbol->address = address;
+    if (n < SYMBOLS_MAX)
+        known[n++] = *symbol;
+}
+
+static int set_symbols(struct bpf_object *object)
+{
+    struct bpf_map *map = bpf_object__find_map_by_name(object, ".rodata.symbols");
+    struct wire_symbol symbols[SYMBOLS_MAX];
+    size_t size;
+    const void *initial = map ? bpf_map__initial_value(map, &size) : NULL;
+
+    if (!initial)
+        return 0; /* it needs none */
+    if (size > sizeof(symbols) || size % sizeof(*symbols) != 0)
+        return -EINVAL;
+    memcpy(symbols, initial, size);
+    for (size_t i = 0; i < size / sizeof(*symbols); i++)
+        find_symbol(&symbols[i]);
+    return bpf_map__set_initial_value(map, symbols, size);
+}
+
 static int size_map(struct bpf_object *object, const char *name, uint32_t entries)
 {
     struct bpf_map *map = bpf_object__find_map_by_name(object, name);
@@ -152,6 +189,8 @@ static int prepare(const struct kind *kind, const struct event_options *options,
         }
     }
     r = set_common(object, options);
+    if (r == 0)
+        r = set_symbols(object);
     if (r == 0)
         r = size_map(object, "counters", kind->n_cpus);
     if (r == 0)
