@@ -1196,8 +1196,10 @@ static void test_killed(void **state)
         int fd = pipe_fds[0];
         /* The pipe holds 64 KiB, so the child is paced by our reading; kill it in the middle. */
         seed = seed * 1103515245 + 12345;
-        uint64_t until = clock_now_ns(CLOCK_MONOTONIC) + (20 + seed / 65536 % 150) * NS_PER_MS;
         reported = 0;
+        if (i % 2) /* not while it still opens the store, which may take long on a busy machine */
+            assert_int_equal(read(fd, &reported, sizeof(reported)), sizeof(reported));
+        uint64_t until = clock_now_ns(CLOCK_MONOTONIC) + (20 + seed / 65536 % 150) * NS_PER_MS;
         while (clock_now_ns(CLOCK_MONOTONIC) < until) {
             uint64_t one;
 
@@ -1220,8 +1222,8 @@ static void test_killed(void **state)
                 assert_true(strcmp(rows->ids[j - 1], rows->ids[j]) < 0);
         }
         _free_ char *text = read_file(dir, "records/dropwatch");
-        assert_non_null(text);
-        assert_int_equal(check_record_file(text, ids, ARRAY_SIZE(ids)), rows->n);
+        assert_true(text || rows->n == 0);
+        assert_int_equal(check_record_file(text ? text : "", ids, ARRAY_SIZE(ids)), rows->n);
         assert_memory_equal(ids, rows->ids, rows->n * sizeof(*ids));
         before = rows->n;
         next += 10000; /* beyond whatever was lost with the process */
