@@ -169,6 +169,29 @@ def inner_pytest(tmp_path):
     return run
 
 
+RESULTS = """<testsuites><testsuite>
+<testcase classname="a" name="1"/>
+<testcase classname="a" name="2"><failure message="x"/></testcase>
+<testcase classname="a" name="3"><skipped message="user namespaces may not be made here"/></testcase>
+<testcase classname="a" name="4"><skipped message="nobody knows why"/></testcase>
+<testcase classname="a" name="5"><skipped/><system-out>test_cmocka</system-out></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.mark.parametrize("ci, counts", [("", "1 1 3"), ("true", "1 3 1")])
+def test_ci_counts_what_was_skipped(tmp_path, ci, counts):
+    """As a failure, unless the reason is known."""
+    (tmp_path / "x.xml").write_text(RESULTS)
+    program = os.path.join(os.path.dirname(__file__), "../count.py")
+    command = [sys.executable, program, tmp_path / "x.xml"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CI": ci}, check=True)
+    assert done.stdout == counts + "\n"
+    lines = done.stderr.splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == ["a.3", "a.4", "a.5"]
+    assert "nobody knows why" in lines[1] and "test_cmocka" in lines[2]
+    assert ["a failure" in line for line in lines] == [False, ci == "true", ci == "true"]
+
+
 # ---- network namespaces
 
 
