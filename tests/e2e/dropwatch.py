@@ -80,8 +80,11 @@ def counts(one):
 def settle(one):
     """Everything that was seen so far has been recorded, counted or filtered."""
     one.wait_settled("dropwatch")
-    # A record may wait that long for what is known of its process, while others overtake it.
-    time.sleep(1)
+    # A record may wait that long for what is known of its process, while others overtake it; unless there
+    # is none on its way at all.
+    end = time.monotonic() + 1
+    while counts(one)["unaccounted"] and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def function(place):

@@ -2,6 +2,10 @@
 """The harness of the end-to-end tests: a running agent, network namespaces, a time limit.
 
 `HUATUO` names the binary; `./dev test e2e` sets it to the one with sanitizers.
+
+Tests run several at a time, and each one's agents see what happens on the whole host: a test looks only
+at its own, by what is its alone (a network namespace, a process, a cgroup, a port), counts of the whole
+host are at least what it caused, and it disturbs no other. One that cannot is marked `alone`.
 """
 
 import contextlib
@@ -30,6 +34,15 @@ SANITIZER_OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=1:exitcode=99",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
 }
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "alone(why): no other test runs meanwhile")
+    config.addinivalue_line("markers", "long: begins before the others, which run beside it")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)  # else as they were
 
 
 @pytest.fixture(autouse=True)
@@ -425,6 +438,11 @@ def veth(one, name_one, addresses_one, other, name_other, addresses_other):
             # Without duplicate detection an IPv6 address can be used at once.
             ns.ip("address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
         ns.ip("link", "set", name, "up")
+    for ns, addresses in ((one, addresses_one), (other, addresses_other)):
+        for address in addresses:
+            # The kernel makes an address its own a little later.
+            known = ("route", "show", "table", "local", address.partition("/")[0])
+            wait_until(lambda: ns.ip("-6" if ":" in address else "-4", *known), 10, f"{address} in {ns.name}", 0.01)
 
 
 @pytest.fixture

@@ -130,8 +130,8 @@ def test_list_text(agent, lose):
     assert code == 0 and not errors
     # A line for each, newest last, and nothing in it that could act on a terminal.
     lines = output.splitlines()
-    records = one.records()
-    assert len(lines) == len(records)
+    records = one.records()[: len(lines)]  # others may lose something meanwhile
+    assert len(lines) == len(records) >= 3
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", output)
     for line, record in zip(lines, records, strict=True):
         assert line.startswith(f"{record['time'][11:23]} dropwatch "), line
@@ -203,8 +203,11 @@ def test_show(agent, hosts, lose):  # noqa: F811
     lose(1002)
     settle(one)
     record, other = drops(one, netns=client.inode)[:2]
+    one.stop()  # or somebody else's records might come to begin with the same characters
     number = record["tracer_id"]
-    common = os.path.commonprefix([number, other["tracer_id"]])
+    others = [r["tracer_id"] for r in one.records() + one.records("coverage") if r != record]
+    common = max((os.path.commonprefix([number, name]) for name in others), key=len)
+    assert other["tracer_id"] in others
     assert 0 < len(common) < len(number)
     here = ("--store", one.store)
     for name in (number, number[: len(common) + 1], number[-12:]):
@@ -267,11 +270,16 @@ def test_status(agent, lose):
         "as many records as the status says",
     )
 
-    code, output, errors = huatuo("status", "--store", one.store)
-    assert code == 0 and not errors
+    equation = r"seen (\d+) = recorded (\d+) \+ suppressed (\d+) \+ filtered (\d+) \+ lost (\d+)$"
+
+    def balanced():  # what others lose meanwhile is on its way at any one moment
+        code, output, errors = huatuo("status", "--store", one.store)
+        assert code == 0 and not errors
+        return output if re.search(equation, output, re.MULTILINE) else None
+
+    output = wait_until(balanced, 10, "a status with nothing on its way")
     assert output.startswith(f"running, version {status['version']}, user {status['user']}, ")
     assert re.search(r"^dropwatch +watching +tp_btf/kfree_skb", output, re.MULTILINE)
-    equation = r"seen (\d+) = recorded (\d+) \+ suppressed (\d+) \+ filtered (\d+) \+ lost (\d+)$"
     sums = re.search(equation, output, re.MULTILINE)
     seen, *parts = map(int, sums.groups())
     assert seen == sum(parts) >= 1

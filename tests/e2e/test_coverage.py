@@ -102,6 +102,7 @@ def test_kind_that_cannot_be_watched(agent):
     assert counts(one)["state"] == "failed"
 
 
+@pytest.mark.alone("it loses packets faster than other agents can record them")
 def test_losses(agent, hosts, flood):  # noqa: F811
     """A ring that is too small: what was lost is a record, a warning and a line of the list."""
     client, _ = hosts

@@ -192,6 +192,7 @@ def kptr_restrict():
     path.write_text(before)
 
 
+@pytest.mark.alone("no agent sees a symbol meanwhile")
 def test_hidden_symbols(agent, hosts, kptr_restrict):  # noqa: F811
     """Said aloud, with what to do about it; stacks are bare addresses then, and nothing is missing."""
     _, server = hosts

@@ -32,6 +32,7 @@ from dropwatch import (
 ESCAPE = "\x1b"
 SOURCE_PORT = 65535
 TABLE = ("event", "seen", "recorded", "suppressed", "filtered", "lost")
+FASTER = "it loses packets faster than other agents can record them"
 QUIET = ("--set", "agent.resolve_names=false")
 
 
@@ -133,8 +134,9 @@ def test_clean_end(agent, lose, number, whom):
     assert one.stdout.count(" dropwatch ") >= 30
     # Nothing is left behind that would keep the next one from starting, and it has no complaint.
     two = agent("--events", "dropwatch", *QUIET, store=one.store)
-    assert "killed" not in two.stderr and counts(two)["lost"] == 0
-    assert counts(two)["recorded"] < 30
+    assert "killed" not in two.stderr
+    begun = counts(two)
+    assert begun["lost"] == 0 and begun["recorded"] < count["recorded"], "it counts from the beginning"
 
 
 def test_agent_proper_leaves_the_end_to_the_root_part(agent):
@@ -268,6 +270,7 @@ def hung(agent, hosts, flood):  # noqa: F811
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.alone(FASTER)
 @pytest.mark.parametrize("signals", [1, 2])
 def test_end_of_an_agent_that_hangs(hung, signals):
     one, _ = hung
@@ -281,6 +284,7 @@ def test_end_of_an_agent_that_hangs(hung, signals):
     assert "it is killed, and what it had not written is lost" in one.stderr, one.stderr
 
 
+@pytest.mark.alone(FASTER)
 def test_agent_that_hung_and_goes_on(hung):
     """What did not fit was kept, and nothing is missing."""
     one, pid = hung
@@ -291,6 +295,7 @@ def test_agent_that_hung_and_goes_on(hung):
     assert sum(repeat["count"] for repeat in closing) == counts(one)["suppressed"] >= 4000
 
 
+@pytest.mark.alone(FASTER)
 def test_crash_counts_only_what_is_lost(agent, lose):
     """Commits go on between two notes of what is on its way."""
     for nth in range(4):
@@ -404,6 +409,7 @@ def test_other_user(agent):
 # ---- the beginning
 
 
+@pytest.mark.alone("it takes the time")
 def test_demo_at_once(agent, monkeypatch):
     """What somebody sees who tries it out: it says within two seconds what it watches, and shows a
     record within ten."""

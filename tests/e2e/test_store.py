@@ -70,7 +70,7 @@ def ports(one, client):
 def wait_ports(one, client, expected, timeout=30):
     """Each of these packets was recorded, once."""
     one.wait_settled("dropwatch", timeout)
-    wait_until(lambda: len(ports(one, client)) >= len(expected), 5, f"{len(expected)} records")
+    wait_until(lambda: len(ports(one, client)) >= len(expected), timeout, f"{len(expected)} records")
     assert sorted(ports(one, client)) == sorted(expected)
 
 
@@ -276,6 +276,7 @@ def test_full_disk_from_the_start(disk, agent, client, lose):
     one.stop()
 
 
+@pytest.mark.alone("it loses packets faster than other agents can record them")
 def test_full_disk_full_queue(disk, agent, client, lose):
     """What no longer fits into the queue is lost, no sooner, and counted."""
     at = disk(256)
@@ -352,7 +353,7 @@ def test_record_files_are_completed(disk, agent, client, lose):
             wait_ports(one, client, expected)
             state = wait_until(lambda: (s := store_state(one))["problem"] and s, 10, "a problem")
             assert state["writing"] is True and str(path) in state["problem"], state
-            assert state["problem"] in one.stderr
+            wait_until(lambda: state["problem"] in one.stderr, 5, lambda: f"it to be said: {one.stderr}")
             if not mended:
                 one.kill([pid for pid in one.processes() if pid != one.pid][0])
         finally:
@@ -537,6 +538,7 @@ def wait_for_write(store):
         pass
 
 
+@pytest.mark.long
 def test_kill_at_any_moment(agent, client, flood_program):  # noqa: F811
     """Fifty times, in turn the agent proper and the root part: while they start, at random, and in the
     middle of a commit, when what is in the database and what is in the record files differ."""
@@ -609,6 +611,7 @@ def test_second_agent_is_refused(agent, client, lose):
 # ---- retention, stacks
 
 
+@pytest.mark.alone("it loses packets faster than other agents can record them")
 def test_size_is_kept(agent, client, lose):
     limit = 8 << 20
     one = begin(agent, store__max_size="8MiB")
@@ -664,9 +667,12 @@ def test_equal_stacks_are_stored_once(agent, client, lose):
     with contextlib.closing(sqlite3.connect(f"file:{one.store}/huatuo.db?mode=ro", uri=True)) as db:
         ((n_records,),) = db.execute("SELECT count(*) FROM records WHERE tracer_name = 'dropwatch'")
         stacks = db.execute("SELECT text, uses FROM stacks").fetchall()
+        where = f"""WHERE json LIKE '%"netns":{client.inode},%'"""
+        ours = [text for (text,) in db.execute(f"SELECT stacks FROM records {where}")]
         ((whole,),) = db.execute("SELECT count(*) FROM records WHERE json LIKE '%entry_SYSCALL_64%'")
-    assert n_records >= 1000
-    assert len(stacks) < n_records // 50, f"{len(stacks)} stacks of {n_records} records"
+    assert n_records >= len(ours) >= 1000
+    different = {text.partition(":")[0] for text in ours}  # "id:offset"
+    assert len(different) < len(ours) // 50, f"{len(different)} stacks of {len(ours)} records"
     assert len({text for text, _ in stacks}) == len(stacks)
     assert sum(uses for _, uses in stacks) == n_records
     assert whole == 0

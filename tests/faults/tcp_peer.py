@@ -166,6 +166,9 @@ class TcpPeer:
         ns.ip("address", "add", self.KERNEL_ADDRESS[4] + "/24", "dev", device)
         ns.ip("address", "add", self.KERNEL_ADDRESS[6] + "/64", "dev", device, "nodad")
         ns.ip("link", "set", device, "up")
+        # The kernel makes it its own a little later.
+        while self.KERNEL_ADDRESS[6] not in ns.ip("-6", "route", "show", "table", "local"):
+            time.sleep(0.01)
         self.next_port = random.randrange(30000, 40000)
 
     def __enter__(self):

@@ -534,6 +534,7 @@ def browse(ns, address, port, keep, until):
             ns.__exit__()
 
 
+@pytest.mark.long
 def test_ordinary_http_is_silent(agent, hosts):
     """A minute of healthy traffic, on the host's loopback device and between two namespaces."""
     client, server = hosts
@@ -541,7 +542,7 @@ def test_ordinary_http_is_silent(agent, hosts):
     for family in (4, 6):
         places += [(None, None, family, LO[family]), (client, server, family, SERVER[family])]
     servers, jobs = [], []
-    one = start(agent)
+    one = start(agent, dropwatch__repeat_keys="65536")  # others lose packets, and may fill it
     before = counts(one)
     try:
         until = time.monotonic() + HTTP_SECONDS
@@ -559,8 +560,9 @@ def test_ordinary_http_is_silent(agent, hosts):
         wrong = [
             r
             for r in one.records("dropwatch")
-            if {r["tracer_data"]["sport"], r["tracer_data"]["dport"]} & ports
-            or r["tracer_data"]["netns"] in (client.inode, server.inode)
+            if r["tracer_data"]["netns"] in (client.inode, server.inode)
+            or r["tracer_data"]["netns"] in (inode(None), 0)
+            and {r["tracer_data"]["sport"], r["tracer_data"]["dport"]} & ports
         ]
         assert not wrong, "\n".join([f"{len(wrong)} records:", *map(json.dumps, wrong[:5])])
         # Silence is not blindness: nothing went unseen, the noise was there, and so is a loss.
