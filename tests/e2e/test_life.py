@@ -258,13 +258,13 @@ def hung(agent, hosts, flood):  # noqa: F811
     drop_all(client, "cli0")
     one = agent(
         "--events", "dropwatch", *QUIET,
-        "--set", "dropwatch.repeat_limit=1", "--set", "dropwatch.repeat_window=1s",
+        "--set", "dropwatch.repeat_limit=1", "--set", "dropwatch.repeat_window=2s",
     )  # fmt: skip
     pid = one.proper()
     os.kill(pid, signal.SIGSTOP)
     for _ in range(2):
         flood(client, 4, SOURCE_PORT, 1000, 4000, keys=4000)
-    time.sleep(2.5)
+    time.sleep(3.5)
     yield one, pid
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
