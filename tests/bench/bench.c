@@ -82,12 +82,11 @@ static void try_ways(const struct event *event, const struct event_options *opti
     char reason[CHANNEL_TEXT_MAX];
 
     for (unsigned way = 0; way < HOOK_WAYS_MAX; way++)
-        ret[way] = event->hooks[h].ways[way].name &&
-                   kind_try(event, options, h, way, reason) == 0;
+        ret[way] = event->hooks[h].ways[way].name && kind_try(event, options, h, way, reason) == 0;
 }
 
-static void list_cases(const struct event *event, const struct bench *bench, struct bpf_object *object,
-                       unsigned h, const bool works[HOOK_WAYS_MAX])
+static void list_cases(const struct event *event, const struct bench *bench,
+                       struct bpf_object *object, unsigned h, const bool works[HOOK_WAYS_MAX])
 {
     const struct hook *hook = &event->hooks[h];
 
@@ -142,8 +141,8 @@ static void list_omissions(const struct event *event, const struct bench *bench,
         const char *why = why_not(bench, last_part(section));
 
         if (why)
-            print(json_pack("{ss ss ss ss}", "kind", event->name, "hook",
-                            event->hooks[h].name, "section", section, "not_measured", why));
+            print(json_pack("{ss ss ss ss}", "kind", event->name, "hook", event->hooks[h].name,
+                            "section", section, "not_measured", why));
     }
 }
 
@@ -231,8 +230,8 @@ static int hook(struct trial *t, double seconds, char *error, size_t error_size)
     for (unsigned v = 0; seconds > 0 && v < VARIANT_NR; v++)
         if (v != OURS_READ || t->what->outcome == BENCH_RECORDED)
             json_object_set_new(samples, variant_names[v], samples_json(t, v));
-    print(json_pack("{ss si sI sI si si si so}", "outcome", outcome_names[t->what->outcome],
-                    "hits", (int)t->what->hits, "claimed", (json_int_t)t->claimed, "counted",
+    print(json_pack("{ss si sI sI si si si so}", "outcome", outcome_names[t->what->outcome], "hits",
+                    (int)t->what->hits, "claimed", (json_int_t)t->claimed, "counted",
                     (json_int_t)t->counted, "turns", (int)t->turns, "rounds", (int)t->n_rounds,
                     "batches", TRIAL_BATCHES, "samples", samples));
     return 0;
@@ -261,7 +260,8 @@ static int records(struct trial *t, const char *folder, unsigned n, char *error,
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: bench list | hook KIND CASE WAY SECONDS | records KIND CASE FOLDER N\n");
+    fprintf(stderr,
+            "usage: bench list | hook KIND CASE WAY SECONDS | records KIND CASE FOLDER N\n");
     return 2;
 }
 

@@ -25,7 +25,7 @@ enum variant {
 extern const char *const variant_names[VARIANT_NR];
 
 #define ROUNDS_MAX    1000
-#define TRIAL_BATCHES 8 /* of a round: in a row, each time something was attached */
+#define TRIAL_BATCHES 12 /* of a round: in a row, each time something was attached */
 
 /** Of the batches of one round. ns a hit. */
 struct sample {
@@ -46,7 +46,7 @@ struct trial {
     struct bpf_program *empty, *count;
     struct bpf_link *links[KIND_PROGRAMS_MAX];
     size_t n_links;
-    void *ring; /* struct ring_buffer */
+    struct ring_buffer *ring;
     volatile unsigned long *consumer;
     const volatile unsigned long *producer;
     const volatile struct wire_counters *counters;
@@ -55,29 +55,27 @@ struct trial {
     unsigned turns; /* of a batch */
     unsigned n_rounds;
     struct sample samples[VARIANT_NR][ROUNDS_MAX];
-    uint64_t claimed, counted; /* hits of one batch, by the provoker and by a BPF program */
-    uint64_t provoked;         /* events while ours was attached, as the provoker claims */
+    uint64_t claimed, counted;   /* hits of one batch, by the provoker and by a BPF program */
+    uint64_t provoked;           /* events while ours was attached, as the provoker claims */
     struct wire_counters became; /* what our program has counted meanwhile, over all CPUs */
-    void *raw;                   /* the first events out of the ring, one behind the other; owned */
-    size_t n_raw;
+    void *raw;                   /* events out of the ring, one behind the other; owned */
+    size_t n_raw, raw_room;      /* events */
 };
 
 /**
- * Makes the calling process fit for the case (namespace, CPU), loads everything. The process is not
- * fit for another one. -errno: `error` says what of.
+ * Loads everything, and makes the calling process fit for the case; it is not fit for another one
+ * then. -errno: `error` says what of.
  */
 int trial_begin(struct trial *t, char *error, size_t error_size);
-/** Whether what the provoker claims is what a BPF program counts. */
+/** Whether what the provoker claims is what a BPF program counts; stays on one CPU from here on. */
 int trial_count(struct trial *t, char *error, size_t error_size);
-/** Measures for about that long. */
+/** After trial_count(): measures for about that long. */
 int trial_measure(struct trial *t, double seconds, char *error, size_t error_size);
 /** Makes `n` events and keeps them as raw bytes. */
 int trial_capture(struct trial *t, size_t n, char *error, size_t error_size);
 void trial_end(struct trial *t);
 
 /* ---- records.c */
-
-struct json_t;
 
 /** ns to make a record of one raw event: the fastest of many batches. */
 int records_decode_ns(const struct trial *t, double *ret_ns, double *ret_bytes);

@@ -8,8 +8,8 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-volatile __u32 process;  /* whose hits count: its tgid */
-volatile __u64 hits; /* made by it, or by what interrupts it */
+volatile __u32 process; /* whose hits count: its tgid */
+volatile __u64 hits;    /* made by it, or by what interrupts it */
 
 static __always_inline int count(void)
 {

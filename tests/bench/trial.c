@@ -17,7 +17,8 @@
 #include "core/clock.h"
 #include "core/text.h"
 
-#define BATCH_NS      NS_PER_MS /* short ones, so that some run without being interrupted */
+/* Short, so that some run without being interrupted. */
+#define BATCH_NS      (300 * NS_PER_US)
 #define BATCHES       TRIAL_BATCHES
 #define ROUNDS_MIN    5
 #define COUNT_BATCHES 15
@@ -120,13 +121,13 @@ static int configure_settings(struct trial *t)
     return r;
 }
 
-static int ignore_sample(void *arg, void *data, size_t size)
+static int on_sample(void *arg, void *data, size_t size)
 {
     struct trial *t = arg;
     size_t wire_size = t->event->wire_size;
 
-    if (t->raw && size == wire_size && t->n_raw)
-        memcpy((char *)t->raw + --t->n_raw * wire_size, data, size);
+    if (size == wire_size && t->n_raw < t->raw_room)
+        memcpy((char *)t->raw + t->n_raw++ * wire_size, data, size);
     return 0;
 }
 
@@ -136,15 +137,14 @@ static int map_ring(struct trial *t)
     int fd = kind_map_fd(&t->kind, "ring");
     void *consumer = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     void *producer = mmap(NULL, page, PROT_READ, MAP_SHARED, fd, (off_t)page);
-    void *counters =
-        mmap(NULL, size, PROT_READ, MAP_SHARED, kind_map_fd(&t->kind, "counters"), 0);
+    void *counters = mmap(NULL, size, PROT_READ, MAP_SHARED, kind_map_fd(&t->kind, "counters"), 0);
 
     if (consumer == MAP_FAILED || producer == MAP_FAILED || counters == MAP_FAILED)
         return -errno;
     t->consumer = consumer;
     t->producer = producer;
     t->counters = counters;
-    t->ring = ring_buffer__new(fd, ignore_sample, t, NULL);
+    t->ring = ring_buffer__new(fd, on_sample, t, NULL);
     return t->ring ? 0 : -errno;
 }
 
@@ -425,8 +425,11 @@ static int check_outcome(const struct trial *t, char *error, size_t error_size)
 int trial_count(struct trial *t, char *error, size_t error_size)
 {
     double counts[COUNT_BATCHES];
-    int r = keep_link(t, attach_blank(t, t->count));
+    int r = stay();
 
+    if (r < 0)
+        return say(r, "staying on one CPU", error, error_size);
+    r = keep_link(t, attach_blank(t, t->count));
     t->claimed = (uint64_t)COUNT_TURNS * t->what->hits;
     t->blank->bss->process = (uint32_t)getpid();
     for (unsigned i = 0; r == 0 && i < COUNT_BATCHES; i++) {
@@ -476,17 +479,16 @@ int trial_capture(struct trial *t, size_t n, char *error, size_t error_size)
     int r = attach(t, OURS);
 
     t->raw = calloc(n, t->event->wire_size);
-    t->n_raw = n; /* that many are to come */
+    t->raw_room = n;
     if (!t->raw)
-        r = -ENOMEM;
-    for (size_t i = 0; r == 0 && i < n && t->n_raw; i++) {
+        r = r < 0 ? r : -ENOMEM;
+    for (size_t i = 0; r == 0 && i < n; i++) {
         r = t->what->turn(1);
         ring_buffer__consume(t->ring);
     }
     detach(t);
-    if (r == 0 && t->n_raw)
+    if (r == 0 && t->n_raw < n)
         r = -ENODATA;
-    t->n_raw = n;
     return r < 0 ? say(r, "getting events out of the ring", error, error_size) : 0;
 }
 
@@ -495,10 +497,8 @@ int trial_capture(struct trial *t, size_t n, char *error, size_t error_size)
 int trial_begin(struct trial *t, char *error, size_t error_size)
 {
     struct stat netns = {};
-    int r = stay();
+    int r;
 
-    if (r < 0)
-        return say(r, "staying on one CPU", error, error_size);
     stat("/proc/self/ns/net", &netns); /* the agent's: the provoker has another */
     r = configure_options(t);
     if (r < 0)

@@ -127,7 +127,8 @@ static int turn_new_key(unsigned n)
     return r;
 }
 
-/* --- states of sockets, without a packet: under TCP_REPAIR connect() makes the connection at once */
+/* --- states of sockets, without a packet: under TCP_REPAIR connect() makes the connection at once
+ */
 
 static int begin_stream(void)
 {
