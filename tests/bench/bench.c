@@ -239,8 +239,8 @@ static int hook(struct trial *t, double seconds, char *error, size_t error_size)
 
 static int records(struct trial *t, const char *folder, unsigned n, char *error, size_t error_size)
 {
-    double ns, bytes, per_second;
-    uint64_t database_bytes;
+    double ns = 0, bytes = 0, per_second = 0;
+    uint64_t database_bytes = 0;
     int r = trial_capture(t, RAW_EVENTS, error, error_size);
 
     if (r < 0)

@@ -97,53 +97,68 @@ static int put(struct store *store, struct doc *doc)
     return r;
 }
 
-int records_store(const struct trial *t, const char *folder, unsigned n, double *ret_per_second,
-                  uint64_t *ret_database_bytes)
+/** Makes and puts `n` records, waits until all are committed. */
+static int store_all(const struct trial *t, struct store *store, unsigned n)
 {
-    _free_ struct store_options *options = calloc(1, sizeof(*options));
-    struct store *store = NULL;
-    struct store_counts counts = {};
-    char error[512], path[4096];
+    const struct timespec nap = {.tv_nsec = 1000000};
+    uint64_t end = clock_now_ns(CLOCK_MONOTONIC) + STORE_BOUND_NS;
     unsigned event = index_of(t->event);
-    uint64_t begin, took;
-    struct stat st;
-    int r;
+    struct store_counts counts = {};
 
-    if (!options)
-        return -ENOMEM;
-    r = option_defaults(store_section.options, options);
-    if (r < 0)
-        return r;
-    free(options->path);
-    options->path = strdup(folder);
-    r = options->path ? store_open(options, n_events, error, sizeof(error), &store) : -ENOMEM;
-    begin = clock_now_ns(CLOCK_MONOTONIC);
-    for (unsigned i = 0; r == 0 && i < n; i++) {
+    for (unsigned i = 0; i < n; i++) {
         _cleanup_(doc_unrefp) struct doc *doc = NULL;
+        int r = make_doc(t, i, &doc);
 
-        r = make_doc(t, i, &doc);
         if (r == 0)
             r = put(store, doc);
+        if (r < 0)
+            return r;
     }
-    while (r == 0 && counts.recorded < n && counts.lost[STORE_LOST_WRITE] == 0 &&
-           clock_now_ns(CLOCK_MONOTONIC) - begin < STORE_BOUND_NS) {
-        const struct timespec nap = {.tv_nsec = 1000000};
-
+    while (counts.recorded < n) {
+        if (counts.lost[STORE_LOST_WRITE] || clock_now_ns(CLOCK_MONOTONIC) > end)
+            return -EIO;
         nanosleep(&nap, NULL);
         store_get_counts(store, event, &counts);
     }
-    took = clock_now_ns(CLOCK_MONOTONIC) - begin;
-    if (store)
-        store_close(store, clock_now_ns(CLOCK_MONOTONIC) + 10 * NS_PER_SEC);
-    option_done(store_section.options, options);
-    if (r == 0 && counts.recorded < n)
-        r = -EIO;
-    snprintf(path, sizeof(path), "%s/huatuo.db", folder);
-    if (r == 0 && stat(path, &st) < 0)
-        r = -errno;
+    return 0;
+}
+
+static int open_store(const char *folder, struct store **ret)
+{
+    struct store_options options;
+    char error[512];
+    int r = option_defaults(store_section.options, &options);
+
     if (r < 0)
         return r;
-    *ret_per_second = n / ((double)took / NS_PER_SEC);
+    free(options.path);
+    options.path = strdup(folder);
+    r = options.path ? store_open(&options, n_events, error, sizeof(error), ret) : -ENOMEM;
+    option_done(store_section.options, &options);
+    return r;
+}
+
+int records_store(const struct trial *t, const char *folder, unsigned n, double *ret_per_second,
+                  uint64_t *ret_database_bytes)
+{
+    struct store *store = NULL;
+    char path[4096];
+    uint64_t begin;
+    struct stat st;
+    int r = open_store(folder, &store);
+
+    if (r < 0)
+        return r;
+    begin = clock_now_ns(CLOCK_MONOTONIC);
+    r = store_all(t, store, n);
+    if (r == 0)
+        *ret_per_second = n / ((double)(clock_now_ns(CLOCK_MONOTONIC) - begin) / NS_PER_SEC);
+    store_close(store, clock_now_ns(CLOCK_MONOTONIC) + 10 * NS_PER_SEC);
+    if (r < 0)
+        return r;
+    snprintf(path, sizeof(path), "%s/huatuo.db", folder);
+    if (stat(path, &st) < 0)
+        return -errno;
     *ret_database_bytes = (uint64_t)st.st_size;
     return 0;
 }

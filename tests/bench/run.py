@@ -237,7 +237,7 @@ def under_load(huatuo, tests, folder, seconds, what):
 
     with Agent(huatuo, folder, *settings) as one:
         found = one.while_doing(load)
-    if found["events"][what] < sent * 0.99:
+    if found["events"][what] < sent - sent // 100 - 10:  # the first ten of a key are recorded
         raise Failed(f"of {sent} events only some were {what}: {found['events']}")
     found["cpu_us_per_event"] = found["cpu_ns"] / 1000 / sent
     return found
@@ -250,7 +250,7 @@ def agent(huatuo, tests, options):
         folder.chmod(0o755)  # an agent without privileges has to get through
         say("agent: start-up")
         starts = []
-        for _ in range(STARTS):
+        for _ in range(max(2, int(STARTS * options.scale))):
             with Agent(huatuo, folder) as one:
                 starts.append(one.start_ms)
         say("agent: idle")
