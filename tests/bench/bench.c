@@ -239,22 +239,22 @@ static int hook(struct trial *t, double seconds, char *error, size_t error_size)
 
 static int records(struct trial *t, const char *folder, unsigned n, char *error, size_t error_size)
 {
-    double ns = 0, bytes = 0, per_second = 0;
-    uint64_t database_bytes = 0;
+    double ns = 0, bytes = 0;
+    struct stored stored = {};
     int r = trial_capture(t, RAW_EVENTS, error, error_size);
 
     if (r < 0)
         return r;
     r = records_decode_ns(t, &ns, &bytes);
     if (r == 0)
-        r = records_store(t, folder, n, &per_second, &database_bytes);
+        r = records_store(t, folder, n, &stored);
     if (r < 0) {
         snprintf(error, error_size, "making and storing records in %s: %s", folder, strerror(-r));
         return r;
     }
-    print(json_pack("{sf sf sf sI sI}", "decode_ns", ns, "record_bytes", bytes, "per_second",
-                    per_second, "records", (json_int_t)n, "database_bytes",
-                    (json_int_t)database_bytes));
+    print(json_pack("{sf sf sf sf sI sI}", "decode_ns", ns, "record_bytes", bytes, "per_second",
+                    stored.per_second, "cpu_ns", stored.cpu_ns, "records", (json_int_t)n,
+                    "database_bytes", (json_int_t)stored.database_bytes));
     return 0;
 }
 

@@ -79,6 +79,11 @@ void trial_end(struct trial *t);
 
 /** ns to make a record of one raw event: the fastest of many batches. */
 int records_decode_ns(const struct trial *t, double *ret_ns, double *ret_bytes);
-/** Records a second through the store in that folder, from decode to commit. */
-int records_store(const struct trial *t, const char *folder, unsigned n, double *ret_per_second,
-                  uint64_t *ret_database_bytes);
+struct stored {
+    double per_second;       /* records, from decode to commit */
+    double cpu_ns;           /* of all threads, a record */
+    uint64_t database_bytes; /* of all of them */
+};
+
+/** Makes `n` records and puts them into a new store in that folder. */
+int records_store(const struct trial *t, const char *folder, unsigned n, struct stored *ret);

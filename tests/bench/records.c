@@ -138,27 +138,31 @@ static int open_store(const char *folder, struct store **ret)
     return r;
 }
 
-int records_store(const struct trial *t, const char *folder, unsigned n, double *ret_per_second,
-                  uint64_t *ret_database_bytes)
+int records_store(const struct trial *t, const char *folder, unsigned n, struct stored *ret)
 {
     struct store *store = NULL;
+    uint64_t took, cpu;
     char path[4096];
-    uint64_t begin;
     struct stat st;
     int r = open_store(folder, &store);
 
     if (r < 0)
         return r;
-    begin = clock_now_ns(CLOCK_MONOTONIC);
+    took = clock_now_ns(CLOCK_MONOTONIC);
+    cpu = clock_now_ns(CLOCK_PROCESS_CPUTIME_ID);
     r = store_all(t, store, n);
-    if (r == 0)
-        *ret_per_second = n / ((double)(clock_now_ns(CLOCK_MONOTONIC) - begin) / NS_PER_SEC);
+    took = clock_now_ns(CLOCK_MONOTONIC) - took;
+    cpu = clock_now_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     store_close(store, clock_now_ns(CLOCK_MONOTONIC) + 10 * NS_PER_SEC);
     if (r < 0)
         return r;
     snprintf(path, sizeof(path), "%s/huatuo.db", folder);
     if (stat(path, &st) < 0)
         return -errno;
-    *ret_database_bytes = (uint64_t)st.st_size;
+    *ret = (struct stored){
+        .per_second = n / ((double)took / NS_PER_SEC),
+        .cpu_ns = (double)cpu / n,
+        .database_bytes = (uint64_t)st.st_size,
+    };
     return 0;
 }

@@ -165,6 +165,7 @@ class Agent:
                 self.stop()
                 raise Failed(f"the agent was not ready within {READY_S} s: {read(folder / 'log')}") from None
             self.start_ms = (time.monotonic() - begin) * 1000
+            self.start_cpu_ms = self.cpu_ns() / 1e6
 
     def __enter__(self):
         return self
@@ -259,15 +260,17 @@ def agent(huatuo, tests, options):
         folder = Path(name)
         folder.chmod(0o755)  # an agent without privileges has to get through
         say("agent: start-up")
-        starts = []
+        starts, cpu = [], []
         for _ in range(max(1, int(STARTS * options.scale))):
             with Agent(huatuo, folder) as one:
                 starts.append(one.start_ms)
+                cpu.append(one.start_cpu_ms)
         say("agent: idle")
         with Agent(huatuo, folder) as one:
             idle = one.while_doing(lambda: time.sleep(idle_s))
         found = {
             "start_ms": {"min": min(starts), "median": statistics.median(starts)},
+            "start_cpu_ms": {"min": min(cpu), "median": statistics.median(cpu)},
             "idle": idle,
         }
         for what in ("recorded", "suppressed"):
@@ -341,9 +344,12 @@ def print_agent(found):
         ]
     )
     store, start = found["store"], found["start_ms"]
-    print(f"  ready after {start['min']:.0f} ms at best, {start['median']:.0f} ms by the median")
+    cpu = found["start_cpu_ms"]
+    print(f"  ready after {start['min']:.0f} ms at best, {start['median']:.0f} ms by the median; ", end="")
+    print(f"of CPU time {cpu['min']:.0f} and {cpu['median']:.0f} ms")
     print(f"  a record of {store['record_bytes']:.0f} bytes is made in {store['decode_ns'] / 1000:.1f} µs; ", end="")
-    print(f"{store['per_second']:.0f} records/s are made and committed")
+    print(f"{store['per_second']:.0f} records/s are made and committed, ", end="")
+    print(f"{store['cpu_ns'] / 1000:.1f} µs of CPU time for each")
 
 
 def main():
