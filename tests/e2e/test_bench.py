@@ -55,8 +55,6 @@ def test_hooks(kind):
     recorded = [row for row in found["hooks"] if row["outcome"] == "recorded"]
     assert all("ours_read_over_empty" in row for row in recorded)
     assert bool(recorded) == (kind == "dropwatch")
-    for row in recorded:  # a kernel stack takes microseconds: there is no doubt about who costs more
-        assert row["ours_over_empty"]["min_ns"] > 200, row
 
 
 def test_agent():
