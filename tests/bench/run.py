@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 HOOKS_S = 75  # for all cases together, but at most CASE_S for one
-CASE_S = 5
-STARTS = 7
+CASE_S = 4
+STARTS = 5
 IDLE_S = 15
 LOAD_S = 15
 EVENTS_PER_S = 1000
