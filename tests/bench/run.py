@@ -296,7 +296,7 @@ def table(rows):
 
 
 def pair(value):
-    return f"{value['min_ns']:.0f} / {value['median_ns']:.0f}"
+    return f"{round(value['min_ns'])} / {round(value['median_ns'])}"
 
 
 def print_hooks(cases, omitted):
