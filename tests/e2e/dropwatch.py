@@ -3,6 +3,7 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import re
 import socket
@@ -91,6 +92,22 @@ def function(place):
     return place.partition("+")[0]
 
 
+@functools.cache
+def knows_reason(name):
+    """Whether this kernel has this reason for drops; before 5.17 there are none."""
+    return f"\0SKB_DROP_REASON_{name}\0".encode() in Path("/sys/kernel/btf/vmlinux").read_bytes()
+
+
+def reason_here(name):
+    """What this kernel gives as the reason: one that it does not tell from others is NOT_SPECIFIED."""
+    return name if knows_reason(name) else "NOT_SPECIFIED" if knows_reason("NOT_SPECIFIED") else ""
+
+
+def needs_reason(name):
+    if not knows_reason(name):
+        pytest.skip(f"this kernel does not know the reason {name}")
+
+
 def is_drop(record, fields):
     """A record of one packet for which all fields are these; place: the function, or several."""
     data = record["tracer_data"]
@@ -98,6 +115,8 @@ def is_drop(record, fields):
         return False
     for name, value in fields.items():
         got = function(data["place"]) if name == "place" else data.get(name)
+        if name == "reason":
+            value = reason_here(value)
         if got not in value if isinstance(value, (tuple, set)) else got != value:
             return False
     return True
@@ -154,6 +173,8 @@ def expect(data, **fields):
     got = {name: data.get(name) for name in fields}
     if "place" in fields:
         got["place"] = function(data["place"])
+    if "reason" in fields:
+        fields["reason"] = reason_here(fields["reason"])
     wrong = [f"{name} is {got[name]!r}, not {fields[name]!r}" for name in got if got[name] != fields[name]]
     assert not wrong, "; ".join(wrong) + f"\n{data}"
 

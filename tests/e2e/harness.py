@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The harness of the end-to-end tests: a running agent, network namespaces, a time limit.
 
-`HUATUO` names the binary; `./dev test e2e` sets it to the one with sanitizers.
+`HUATUO` names the binary; `./dev test e2e` sets it to the one with sanitizers. `HUATUO_TEST_SLOWNESS` is
+by how much this machine is slower than others.
 
 Tests run several at a time, and each one's agents see what happens on the whole host: a test looks only
 at its own, by what is its alone (a network namespace, a process, a cgroup, a port), counts of the whole
@@ -24,7 +25,15 @@ from pathlib import Path
 
 import pytest
 
-TEST_LIMIT_S = 180
+SLOWNESS = float(os.environ.get("HUATUO_TEST_SLOWNESS") or 1)
+
+
+def patience(seconds):
+    """How long to wait for what should take no longer than this: an emulated machine is slow."""
+    return seconds * SLOWNESS
+
+
+TEST_LIMIT_S = patience(180)
 READY_TIMEOUT_S = 30  # sanitizers are slow
 STOP_TIMEOUT_S = 30
 TRACEFS = "/sys/kernel/tracing"
@@ -39,10 +48,14 @@ SANITIZER_OPTIONS = {
 def pytest_configure(config):
     config.addinivalue_line("markers", "alone(why): no other test runs meanwhile")
     config.addinivalue_line("markers", "long: begins before the others, which run beside it")
+    config.addinivalue_line("markers", "host_only(why): makes no sense in an emulated machine (./dev test vm)")
 
 
 def pytest_collection_modifyitems(items):
+    """-k uses_NAME chooses the tests that use a fixture."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)  # else as they were
+    for item in items:
+        item.extra_keyword_matches.update(f"uses_{name}" for name in item.fixturenames)
 
 
 @pytest.fixture(autouse=True)
@@ -53,14 +66,15 @@ def time_limit():
         raise TimeoutError(f"the test took longer than {TEST_LIMIT_S} s")
 
     before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(TEST_LIMIT_S)
+    signal.alarm(int(TEST_LIMIT_S))
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
 
 
 def wait_until(predicate, timeout, what, every=0.1):
-    """Returns the first true result of predicate(); fails after `timeout` seconds."""
+    """Returns the first true result of predicate(); fails after `timeout` seconds, on a slow machine more."""
+    timeout = patience(timeout)
     deadline = time.monotonic() + timeout
     while True:
         result = predicate()
@@ -174,7 +188,7 @@ class Agent:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=self.env,
-            timeout=60,
+            timeout=patience(60),
             check=False,
         )
         stderr = done.stderr.decode(errors="replace")
@@ -279,7 +293,7 @@ class Agent:
         timeout = timeout or STOP_TIMEOUT_S
         self.ended = True
         try:
-            code = self.process.wait(timeout)
+            code = self.process.wait(patience(timeout))
             wait_until(lambda: not self.processes(), timeout, f"the end of {self.processes()}")
         except subprocess.TimeoutExpired:
             pytest.fail(f"the agent did not end within {timeout} s:\n{self.stderr}")
@@ -291,7 +305,7 @@ class Agent:
     def forget(self):
         """Leaves no process behind, whatever happened."""
         self.ended = True
-        deadline = time.monotonic() + STOP_TIMEOUT_S
+        deadline = time.monotonic() + patience(STOP_TIMEOUT_S)
         while (pids := self.processes()) and time.monotonic() < deadline:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):

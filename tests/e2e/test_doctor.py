@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import SANITIZER_OPTIONS, SANITIZER_REPORT
+from harness import SANITIZER_OPTIONS, SANITIZER_REPORT, patience
 
 USAGE = 2
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -64,7 +64,7 @@ def place():
 def doctor(binary, place):
     """doctor("--set", ..., through=("setpriv", ...)): (exit code, report). Of a store that is not there."""
 
-    def run(*words, through=(), text=False, store=place / "store", timeout=30):
+    def run(*words, through=(), text=False, store=place / "store", timeout=patience(30)):
         words = [*words, *(["--store", store] if store else []), *([] if text else ["--json"])]
         done = subprocess.run(
             [*through, binary, "doctor", *map(str, words)],

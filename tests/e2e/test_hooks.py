@@ -22,6 +22,7 @@ from dropwatch import (
     flood,  # noqa: F401 (a fixture)
     flood_program,  # noqa: F401 (a fixture)
     hosts,  # noqa: F401 (a fixture)
+    reason_here,
     refused,
     start,
     wait_drop,
@@ -208,4 +209,4 @@ def test_hidden_symbols(agent, hosts, kptr_restrict):  # noqa: F811
     for frame in frames:
         assert re.fullmatch("[0-9a-f]{16}", frame), frame
     assert re.fullmatch("0x[0-9a-f]{16}", data["place"]), data["place"]
-    assert data["reason"] == "NO_SOCKET" and data["context"] == data["process_role"] == "unknown"
+    assert data["reason"] == reason_here("NO_SOCKET") and data["context"] == data["process_role"] == "unknown"

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import SANITIZER_OPTIONS, SANITIZER_REPORT, session_processes
+from harness import SANITIZER_OPTIONS, SANITIZER_REPORT, patience, session_processes
 
 USAGE = 2
 PLACE = "127.0.0.1:9 "
@@ -25,7 +25,7 @@ def huatuo_try(*words, through=(), store=None):
         capture_output=True,
         text=True,
         env={**os.environ, **SANITIZER_OPTIONS},
-        timeout=90,
+        timeout=patience(90),
         check=False,
     )
     assert not SANITIZER_REPORT.search(done.stderr), done.stderr
