@@ -82,7 +82,7 @@ def wait_until(predicate, timeout, what, every=0.1):
             return result
         if time.monotonic() > deadline:
             pytest.fail(f"waited {timeout} s in vain for: {what() if callable(what) else what}")
-        time.sleep(every)
+        time.sleep(patience(every))
 
 
 # ---- the agent

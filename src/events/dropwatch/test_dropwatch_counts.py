@@ -24,6 +24,8 @@ from dropwatch import (
     start,
 )
 
+pytestmark = pytest.mark.host_only("counting is the same code on every kernel, and takes storms")
+
 LIMIT = 10  # full records of a key in a window, by default
 SOURCE_PORT = 50000
 

@@ -25,6 +25,8 @@ from dropwatch import (
 from harness import in_netns, veth
 from tcp_peer import SYN, Segment, TcpPeer, checksum, ip_packet, pseudo_header
 
+pytestmark = pytest.mark.host_only("keys are made by the same code on every kernel")
+
 LIMIT = 10  # full records of a key in a window, by default
 SENT = LIMIT + 5
 SPORT, DPORT = 50000, 4000

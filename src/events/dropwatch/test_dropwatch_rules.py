@@ -42,6 +42,7 @@ from dropwatch import (
 )
 from tcp_peer import ACK, FIN, PSH, RST, SYN, Sniffer, TcpPeer
 
+TIME_WAIT = ("TIME_WAIT", "NONE")  # before 6.11 the kernel does not say which socket it was
 HTTP_SECONDS = int(os.environ.get("HUATUO_HTTP_SECONDS", "60"))
 
 
@@ -77,7 +78,6 @@ def last_fin_with_data(peer, family):
         "sport": connection.sport,
         "tcp_flags": "FIN|PSH|ACK",
         "payload_len": 4,
-        "reason": "TCP_ABORT_ON_DATA",
     }
 
 
@@ -92,14 +92,14 @@ def fin_in_time_wait(peer, family):
     connection = waiting_for_fin(peer, family)
     connection.send(FIN | ACK)
     connection.receive(ACK)
-    return {"sport": connection.sport, "tcp_flags": "FIN|ACK", "state": "TIME_WAIT"}
+    return {"sport": connection.sport, "tcp_flags": "FIN|ACK", "state": TIME_WAIT}
 
 
 def data_in_time_wait(peer, family):
     connection = waiting_for_fin(peer, family)
     connection.send(PSH | ACK, b"late")
     connection.receive(RST)
-    return {"sport": connection.sport, "place": RCV[family], "state": "TIME_WAIT", "payload_len": 4}
+    return {"sport": connection.sport, "place": RCV[family], "state": TIME_WAIT, "payload_len": 4}
 
 
 def closed_by_the_peer(peer, family):
@@ -539,6 +539,7 @@ def browse(ns, address, port, keep, until):
 
 
 @pytest.mark.long
+@pytest.mark.host_only("it takes a minute of a fast machine")
 def test_ordinary_http_is_silent(agent, hosts):
     """A minute of healthy traffic, on the host's loopback device and between two namespaces."""
     client, server = hosts
