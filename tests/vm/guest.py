@@ -17,6 +17,7 @@ MODULES = ["virtio_pci", "9pnet_virtio", "9p", "overlay"]
 # Emulation, so that it is the same wherever it runs. Without -cx16 the allocator of 6.12 can panic under it.
 QEMU = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-nographic", "-no-reboot", "-nodefaults"]
 APPEND = "console=ttyS0 quiet panic=1 oops=panic mitigations=off"
+PRODUCT = "huatuo test guest"  # without this name the fault module does not load
 
 
 class GuestFailed(Exception):
@@ -52,7 +53,7 @@ def make_initrd(kernel, path):
             )  # fmt: skip
 
 
-def boot(kernel, shared, command, *, cgroup=2, append="", cpus=2, memory="1536M", timeout=None, console=None):
+def boot(kernel, shared, command, *, cgroup=2, append="", cpus=2, memory="1536M", product=PRODUCT, timeout=None, console=None):
     """Boots, runs the bash script `command` there, and waits until it is over. The guest's /shared is
     this folder. Its console goes to console.log there, or is ours. Returns the exit status of the command."""
     shared.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def boot(kernel, shared, command, *, cgroup=2, append="", cpus=2, memory="1536M"
     (shared / "command").write_text(command)
     make_initrd(kernel, shared / "initrd")
     qemu = [
-        *QEMU, "-smp", str(cpus), "-m", memory, "-serial", "stdio" if console == "ours" else f"file:{shared}/console.log",
+        *QEMU, "-smp", str(cpus), "-m", memory, "-smbios", f"type=1,product={product}", "-serial", "stdio" if console == "ours" else f"file:{shared}/console.log",
         "-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap",
         "-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
         "-fsdev", f"local,id=shared,path={shared},security_model=none",

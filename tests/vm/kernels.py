@@ -113,6 +113,24 @@ class Kernel:
             stamp.touch()
         return self
 
+    def build_module(self, source, target):
+        """Builds the one module of the folder `source`, with the compiler that built the kernel, in a root of
+        its own; leaves NAME.ko in `target`."""
+        root = self.folder / "build"
+        with open(self.folder / "lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            shutil.rmtree(root / "module", ignore_errors=True)
+            shutil.copytree(source, root / "module")
+            for folder in ("dev", "proc"):
+                (root / folder).mkdir(exist_ok=True)
+            if not (root / "usr/bin/awk").is_symlink():  # an installation would have made it
+                (root / "usr/bin/awk").symlink_to("mawk")
+            inside = 'for f in dev proc; do mount --rbind /$f "$0/$f" || exit; done; exec chroot "$0" "$@"'
+            make = ("make", "-C", f"/usr/src/linux-headers-{self.version}", "M=/module", "modules")
+            run("unshare", "--mount", "sh", "-c", inside, root, *make)
+            for module in (root / "module").glob("*.ko"):
+                shutil.copy(module, target)
+
     def configure_apt(self):
         main, security = mirrors()
         for folder in ("none", "lists/partial", "cache/archives/partial"):

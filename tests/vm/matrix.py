@@ -36,8 +36,9 @@ NEAR_THE_LIMIT = 0.8  # of the verifier's instructions
 ONLY_ENOUGH = "setpriv --bounding-set=-all,+setuid,+setgid,+chown,+kill,+cap_38,+cap_39"
 
 # Of what is of no kind, what the kernel has a say in.
+MODULE = "tests/vm/test_fault_module.py"
 E2E = ["tests/e2e/test_hooks.py", "tests/e2e/test_reload.py::test_hook_changes", "tests/e2e/test_doctor.py::test_this_machine"]
-ALL = ["-m", "not host_only", "src/events", *E2E]
+ALL = ["-m", "not host_only", "src/events", *E2E, MODULE]
 
 
 @dataclass
@@ -56,10 +57,10 @@ GUESTS = {
     "6.1": Guest("Debian 12", "6.1"),
     "6.12": Guest("Debian 13", "6.12"),
     "sid": Guest("Debian's newest", "sid"),
-    "here": Guest("this machine"),
+    "here": Guest("this machine", tests=[word for word in ALL if word != MODULE]),
     "cgroup1": Guest("cgroup v1", "6.1", ["-k", "uses_cgroup", "src/events"], {"cgroup": 1}),
     "lockdown": Guest("lockdown=integrity", "6.12", E2E[:1], {"append": "lockdown=integrity"}),
-    "capabilities": Guest("an agent with no more capabilities than it insists on", "6.1", [], through=ONLY_ENOUGH),
+    "capabilities": Guest("an agent with no more capabilities than it insists on", "6.1", [MODULE], {"product": "another machine"}, ONLY_ENOUGH),
     "64cpus": Guest("64 virtual CPUs", "sid", [], {"cpus": 64, "memory": "2048M"}),
 }
 
@@ -157,9 +158,12 @@ def run_guest(name, results, build):
     try:
         if one.kernel:
             environment |= {"SHARED": "/shared", "HUATUO_TEST_SLOWNESS": slowness}
+            environment |= {"HUATUO_FAULT_MODULE": "/shared/huatuo_fault.ko"}
             variables = [f"export {k}={shlex.quote(str(v))}" for k, v in environment.items()]
             script = "\n".join([*variables, f"exec bash {shlex.join(words)}"])
-            status = guest.boot(Kernel(one.kernel), folder, script, timeout=LIMIT_S, **one.options)
+            kernel = Kernel(one.kernel)
+            kernel.build_module(guest.TREE / "tests/faults/module", folder)
+            status = guest.boot(kernel, folder, script, timeout=LIMIT_S, **one.options)
         else:
             environment = {**os.environ, **{k: str(v) for k, v in environment.items()}, "SHARED": str(folder)}
             with open(folder / "console.log", "wb") as log:
@@ -168,7 +172,7 @@ def run_guest(name, results, build):
                 ).returncode  # fmt: skip
         if one.tests and not (folder / "tests.xml").exists():
             column.problem = f"pytest came to no end, status {status}: see {folder}/console.log"
-    except (guest.GuestFailed, subprocess.TimeoutExpired) as e:
+    except (guest.GuestFailed, CannotFetch, subprocess.TimeoutExpired) as e:
         column.problem = f"{e} ({folder})"
     column.seconds, column.over = time.monotonic() - began, True
     counts = column.counts("")
