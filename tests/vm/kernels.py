@@ -53,7 +53,8 @@ def cache():
 def run(*command, **options):
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if done.returncode != 0:
-        raise CannotFetch(f"`{' '.join(map(str, command))}` failed: {(done.stderr or done.stdout).strip()}")
+        said = " ".join((done.stderr or done.stdout).split())
+        raise CannotFetch(f"`{' '.join(map(str, command))}` failed: {said[-400:]}")
     return done.stdout
 
 

@@ -502,6 +502,41 @@ def test_every_way_to_the_limit(agent, cgroup, off):
     assert counts(one)["state"] == "watching"
 
 
+def test_group_that_dies_as_one(agent, cgroup):
+    """memory.oom.group: the kernel chooses one, and all of its cgroup die. Each is a record, and says so."""
+    group = cgroup()
+    if not group.unified:
+        pytest.skip("memory.oom.group is of cgroup v2")
+    group.limit(32 * MIB)
+    (group.folder / "memory.oom.group").write_text("1")
+    one = start(agent)
+    reader, writer = os.pipe()
+
+    def wait():
+        become(group, b"e2e-member", 0)
+        os.write(writer, b"x")
+        signal.pause()
+
+    members = [fork(wait) for _ in range(3)]
+    for _ in members:
+        os.read(reader, 1)
+    os.close(reader)
+    os.close(writer)
+    chosen = hog(group)
+    for pid in members:
+        _, status = os.waitpid(pid, 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
+    pids = sorted([chosen, *members])
+    for pid in pids:
+        record = wait_kill(one, pid)
+        data = record["tracer_data"]
+        expect(data, oom_group=group.path, killed_with=pids, limit_cgroup=group.path, limit_bytes=32 * MIB)
+        expect(data, victim_cgroup=group.path, trigger_pid=chosen, trigger_process_name="e2e-hog")
+        expect(record["process"], pid=pid, ppid=os.getpid())
+    status = one.stop()["events"]["oom"]
+    assert (status["recorded"], status["lost"], status["incomplete"]) == (4, 0, 0), status
+
+
 def test_without_the_snapshot(agent, cgroup):
     """It is optional: there is no list of processes then, and nothing waits for one."""
     group = cgroup().limit(24 * MIB)
