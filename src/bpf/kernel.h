@@ -199,7 +199,12 @@ struct sock___before_5_15 {
     struct sock_cgroup_data___before_5_15 sk_cgrp_data;
 };
 
+struct dst_entry {
+    struct net_device *dev;
+};
+
 struct sk_buff {
+    unsigned long _skb_refdst; /* of a struct dst_entry; the lowest bit is a flag (SKB_DST_NOREF) */
     struct net_device *dev;
     struct sock *sk;
     unsigned int len;

@@ -215,6 +215,20 @@ static __always_inline void packet_read_device(struct packet *p, struct net_devi
         p->netns = netns;
 }
 
+/**
+ * TCP takes the device from a segment that it has found the socket for (tcp_v4_rcv), and before 6.11
+ * nobody says which socket that was. Its route still belongs to a network namespace. Other queues
+ * keep their pointers where it was (include/linux/skbuff.h), so it is not believed blindly either.
+ */
+static __always_inline void packet_read_route(struct packet *p, unsigned long refdst)
+{
+    struct dst_entry *dst = (struct dst_entry *)(refdst & ~1UL);
+    __u32 netns = BPF_CORE_READ(dst, dev, nd_net.net, ns.inum);
+
+    if (netns >= NETNS_FIRST_INODE)
+        p->netns = netns;
+}
+
 /** Fills a zeroed packet. */
 static __always_inline void packet_read(struct packet *p, struct sk_buff *skb, bool typed,
                                         struct sock *given)
@@ -250,6 +264,8 @@ static __always_inline void packet_read(struct packet *p, struct sk_buff *skb, b
     }
     if (dev)
         packet_read_device(p, dev);
+    if (!p->netns)
+        packet_read_route(p, SKB_FIELD(skb, typed, _skb_refdst));
 }
 
 /** Whether it is the agent's own traffic. */

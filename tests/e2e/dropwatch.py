@@ -93,9 +93,14 @@ def function(place):
 
 
 @functools.cache
+def kernel_knows(name):
+    """Whether this kernel has anything of this name among its types."""
+    return f"\0{name}\0".encode() in Path("/sys/kernel/btf/vmlinux").read_bytes()
+
+
 def knows_reason(name):
-    """Whether this kernel has this reason for drops; before 5.17 there are none."""
-    return f"\0SKB_DROP_REASON_{name}\0".encode() in Path("/sys/kernel/btf/vmlinux").read_bytes()
+    """Before 5.17 there are none."""
+    return kernel_knows(f"SKB_DROP_REASON_{name}")
 
 
 def reason_here(name):
@@ -169,10 +174,12 @@ def check_drop(record):
 
 
 def expect(data, **fields):
-    """Every field at once, so that one failure shows all that is wrong. place: the function."""
+    """Every field at once, so that one failure shows all that is wrong. place: the function, or several."""
     got = {name: data.get(name) for name in fields}
     if "place" in fields:
         got["place"] = function(data["place"])
+        if got["place"] in fields["place"] and isinstance(fields["place"], tuple):
+            fields["place"] = got["place"]
     if "reason" in fields:
         fields["reason"] = reason_here(fields["reason"])
     wrong = [f"{name} is {got[name]!r}, not {fields[name]!r}" for name in got if got[name] != fields[name]]

@@ -29,7 +29,9 @@ from dropwatch import (
     hosts,  # noqa: F401 (a fixture)
     ifindex,
     inode,
+    kernel_knows,
     local_time,
+    needs_reason,
     nft,
     reason_here,
     refused,
@@ -127,6 +129,7 @@ def test_bad_checksum(agent, netns, family):
 
 @families
 def test_full_receive_buffer(agent, netns, family):
+    needs_reason("TCP_ZEROWINDOW")  # before 5.18 such drops are not to be seen at all, with or without
     """Nobody reads, and the peer does not mind the window: what does not fit any more is dropped."""
     one = start(agent)
     with TcpPeer(netns("a")) as peer, peer.listener(family) as listener:
@@ -277,7 +280,7 @@ def test_syn_dropped_by_the_queueing_discipline(agent, hosts, family, where):
     data = wait_drop(one, sport=sport, netns=inode(ns))
     expect(
         data,
-        place="__dev_queue_xmit",
+        place=("__dev_queue_xmit", "kfree_skb_list"),  # where a list of them is freed, before 6.1
         reason="QDISC_DROP",
         comm="kubelet",
         pid=pid,
@@ -495,7 +498,7 @@ def test_udp_receive_buffer(agent, hosts):
             protocol="udp",
             payload_len=500,
             dport=receiver.getsockname()[1],
-            owner_pid=os.getpid(),
+            owner_pid=os.getpid() if kernel_knows("rx_sk") else None,  # it says whose socket it was
         )
         receiver.setblocking(False)
         taken = 0

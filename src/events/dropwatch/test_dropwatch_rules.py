@@ -42,6 +42,7 @@ from dropwatch import (
 )
 from tcp_peer import ACK, FIN, PSH, RST, SYN, Sniffer, TcpPeer
 
+PURGES = ("skb_queue_purge", "skb_queue_purge_reason")
 TIME_WAIT = ("TIME_WAIT", "NONE")  # before 6.11 the kernel does not say which socket it was
 HTTP_SECONDS = int(os.environ.get("HUATUO_HTTP_SECONDS", "60"))
 
@@ -66,7 +67,7 @@ def last_fin(peer, family):
     """The kernel has closed first; the peer's FIN ends the connection and its buffer is freed."""
     connection = closed_by_the_kernel(peer, family)
     connection.send(FIN | ACK)
-    return {"sport": connection.sport, "tcp_flags": "FIN|ACK", "place": "sk_stream_kill_queues"}
+    return {"sport": connection.sport, "tcp_flags": "FIN|ACK", "place": ("sk_stream_kill_queues", *PURGES)}
 
 
 def last_fin_with_data(peer, family):
@@ -220,7 +221,7 @@ def unread_timestamps(peer, family):
         connection.send(ACK)
     connection.receive(FIN)
     connection.send(FIN | ACK)
-    return {"dport": connection.sport, "place": ("skb_queue_purge_reason", "skb_queue_purge")}
+    return {"dport": connection.sport, "place": PURGES}
 
 
 def unread_when_closed(peer, family):
@@ -407,7 +408,7 @@ def full_buffer(sniffer):
 @pytest.mark.parametrize(
     "prepare, places",
     [
-        (unread, ("skb_queue_purge", "skb_queue_purge_reason")),
+        (unread, PURGES),
         (full_buffer, ("packet_rcv",)),
     ],
     ids=["unread at its end", "full buffer"],
