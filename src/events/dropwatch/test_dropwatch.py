@@ -129,8 +129,8 @@ def test_bad_checksum(agent, netns, family):
 
 @families
 def test_full_receive_buffer(agent, netns, family):
-    needs_reason("TCP_ZEROWINDOW")  # before 5.18 such drops are not to be seen at all, with or without
     """Nobody reads, and the peer does not mind the window: what does not fit any more is dropped."""
+    needs_reason("TCP_ZEROWINDOW")  # before 5.18 such drops cannot be seen at all
     one = start(agent)
     with TcpPeer(netns("a")) as peer, peer.listener(family) as listener:
         connection = peer.connect(family, listener)
