@@ -63,8 +63,9 @@ def mirrors():
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME")
     if not codename or not shutil.which("apt-get"):
         raise CannotFetch("kernels are fetched by Debian's apt-get, which is not here")
-    sources = run("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages")
-    found = dict(reversed([line.split() for line in sources.splitlines()]))
+    # Unlike `apt-get indextargets` this does not need lists that were fetched before.
+    uris = re.findall(r"^'(\S+)/dists/(\S+)/InRelease'", run("apt-get", "--print-uris", "update"), re.M)
+    found = {release: uri for uri, release in reversed(uris)}
     if codename not in found:
         raise CannotFetch(f"apt's sources (/etc/apt/sources.list, sources.list.d) do not name {codename}")
     return found[codename], found.get(f"{codename}-security")
