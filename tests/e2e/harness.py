@@ -384,7 +384,9 @@ def tracefs(through):
 
 
 def ip(*arguments):
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    # Names of devices may be any bytes.
+    text = {"text": True, "errors": "surrogateescape"}
+    done = subprocess.run(["ip", *arguments], capture_output=True, check=False, **text)
     assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
     return done.stdout
 

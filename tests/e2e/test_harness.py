@@ -96,7 +96,7 @@ def test_a_process_left_behind_is_noticed_and_killed(double, agent):
     one = agent(env={"FAULT": "leaves_child"})
     with pytest.raises(pytest.fail.Exception, match="in vain for: the end of"):
         one.process.terminate()
-        one.wait_end(timeout=1)
+        one.wait_end(timeout=3)
     assert not one.processes()
 
 

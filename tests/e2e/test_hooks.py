@@ -77,7 +77,7 @@ def test_every_way_records_the_same(agent, hosts, flood, tracefs, family, kind):
             sport = refused(client, SERVER[family], 4000 + next(nth))
             fields = {"netns": server.inode, "sport": sport}
         data = wait_drop(one, **fields)
-        (record,) = one.records("dropwatch", match=f"{fields['sport']}", limit=1)
+        (record,) = drops(one, **fields)
         assert record["tracer_data"] == data and check_drop(record)
         return record
 
