@@ -44,6 +44,7 @@ from dropwatch import (
 )
 from tcp_peer import ACK, PSH, SYN, Segment, Sniffer, TcpPeer
 
+USER_SPACE = pytest.mark.host_only("the kernel has no say in it")
 NOBODY, OTHER_NOBODY = 9, 19  # ports on which nobody listens
 IP_HEADER = {4: 20, 6: 40}
 # 14 Ethernet, IP, 20 TCP, 20 options (MSS, SACK permitted, timestamps, window scale)
@@ -382,6 +383,7 @@ def test_listener_backlog(agent, hosts):
 # ---- hostile names
 
 
+@USER_SPACE
 def test_hostile_comm(agent, hosts):
     client, _ = hosts
     drop_all(client, "cli0")
@@ -392,6 +394,7 @@ def test_hostile_comm(agent, hosts):
     check_output(one, client)
 
 
+@USER_SPACE
 def test_hostile_device(agent, netns):
     client, server = netns("client"), netns("server")
     name = os.fsdecode(b'\x1b[1m"\xff\\<i>\xc2\x9b\xe2\x80\xae')
@@ -515,6 +518,7 @@ def test_udp_receive_buffer(agent, hosts):
 # ---- names of addresses
 
 
+@USER_SPACE
 def test_names(agent, hosts):
     client, server = hosts
     names = {CLIENT[4]: "client.example.test", SERVER[6]: "server6.example.test"}
@@ -528,6 +532,7 @@ def test_names(agent, hosts):
         assert len(dns.questions) >= 4
 
 
+@USER_SPACE
 def test_hostile_name(agent, hosts):
     client, server = hosts
     with DnsServer({CLIENT[4]: b"\x1b[2J<script>\xff\".example.test"}) as dns:
@@ -539,6 +544,7 @@ def test_hostile_name(agent, hosts):
         check_output(one, server)
 
 
+@USER_SPACE
 def test_silent_name_server(agent, hosts):
     """It costs a record at most 300 ms, and nobody else anything."""
     client, server = hosts
@@ -560,6 +566,7 @@ def test_silent_name_server(agent, hosts):
         assert dns.questions
 
 
+@USER_SPACE
 def test_names_switched_off(agent, hosts):
     client, server = hosts
     with DnsServer({CLIENT[4]: "client.example.test"}) as dns:
@@ -571,6 +578,7 @@ def test_names_switched_off(agent, hosts):
         assert dns.questions == []
 
 
+@USER_SPACE
 def test_own_sockets(agent, hosts):
     """Nobody listens where the name server should be: the agent's own questions are dropped. They are
     counted, not recorded, or each such record would cause the next."""
@@ -588,6 +596,7 @@ def test_own_sockets(agent, hosts):
     assert not drops(one, dport=NOBODY, protocol="udp", netns=inode(None))
 
 
+@USER_SPACE
 def test_own_ports_are_others_elsewhere(agent, hosts):
     """A port is the agent's own in its network namespace; who has the same one in another is recorded."""
     client, server = hosts
@@ -610,6 +619,7 @@ def test_own_ports_are_others_elsewhere(agent, hosts):
             expect(data, saddr=CLIENT[4], dport=NOBODY, reason="NO_SOCKET")
 
 
+@USER_SPACE
 def test_own_sockets_are_recorded_on_demand(agent, hosts):
     client, server = hosts
     one = start(
