@@ -338,7 +338,7 @@ def test_limit_of_the_parent(agent, cgroup):
 
 def test_trigger_is_not_the_victim(agent, cgroup):
     """One process wants memory, and another, in a sibling cgroup below the same limit, dies for it."""
-    parent = cgroup().limit(48 * MIB)
+    parent = cgroup().limit(64 * MIB)
     group_a, group_b = parent.child("a"), parent.child("b")
     one = start(agent)
     reader, writer = os.pipe2(os.O_NONBLOCK)
@@ -349,14 +349,14 @@ def test_trigger_is_not_the_victim(agent, cgroup):
 
     def hold():
         become(group_a, b"e2e-victim", 900)
-        memory = eat(28 * MIB)
+        memory = eat(36 * MIB)
         os.write(writer, b"x")
         signal.pause()
         return memory
 
     def want():
         become(group_b, b"e2e-trigger", 0)
-        memory = eat(28 * MIB)
+        memory = eat(36 * MIB)
         os.write(writer, b"y")
         signal.pause()
         return memory
@@ -386,10 +386,10 @@ def test_trigger_is_not_the_victim(agent, cgroup):
         victim_cgroup=group_a.path,
         victim_oom_score_adj=900,
         limit_cgroup=parent.path,
-        limit_bytes=48 * MIB,
+        limit_bytes=64 * MIB,
     )
     assert data["trigger_memcg_css"] != data["victim_memcg_css"]
-    assert data["victim_anon_bytes"] >= 28 * MIB - PERCPU_SLACK
+    assert data["victim_anon_bytes"] >= 36 * MIB - PERCPU_SLACK
     rows = {row["pid"]: row for row in data["largest"]}
     expect(rows[trigger], comm="e2e-trigger", oom_score_adj=0, cgroup=group_b.path, chosen=False)
     expect(rows[victim], comm="e2e-victim", oom_score_adj=900, cgroup=group_a.path, chosen=True)
