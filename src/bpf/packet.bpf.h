@@ -216,9 +216,10 @@ static __always_inline void packet_read_device(struct packet *p, struct net_devi
 }
 
 /**
- * TCP takes the device from a segment that it has found the socket for (tcp_v4_rcv), and before 6.11
- * nobody says which socket that was. Its route still belongs to a network namespace. Other queues
- * keep their pointers where it was (include/linux/skbuff.h), so it is not believed blindly either.
+ * TCP takes the device from a segment that it has found the socket for (tcp_v4_rcv), and
+ * before 6.11 nobody says which socket that was. Its route still belongs to a network namespace.
+ * Other queues keep their pointers where it was (include/linux/skbuff.h), so it is not believed
+ * blindly either.
  */
 static __always_inline void packet_read_route(struct packet *p, unsigned long refdst)
 {

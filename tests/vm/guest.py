@@ -64,7 +64,7 @@ def boot(kernel, shared, command, *, cgroup=2, append="", cpus=2, memory="1536M"
     (shared / "command").write_text(command)
     make_initrd(kernel, shared / "initrd")
     qemu = [
-        *QEMU, "-smp", str(cpus), "-m", memory, "-smbios", f"type=1,product={product}", "-serial", "stdio" if console == "ours" else f"file:{shared}/console.log",
+        *QEMU, "-smp", str(cpus), "-m", memory, "-smbios", f"type=1,product={product}", "-serial", "mon:stdio" if console == "ours" else f"file:{shared}/console.log",
         "-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap",
         "-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
         "-fsdev", f"local,id=shared,path={shared},security_model=none",

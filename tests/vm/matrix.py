@@ -13,7 +13,6 @@ import argparse
 import concurrent.futures
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -314,7 +313,13 @@ def fetch(names):
 
 def shell(name, build):
     one = GUESTS[name]
-    variables = {"HUATUO": build / "huatuo", "HUATUO_FAULTS": build / "tests", "PYTHONPATH": guest.TREE / "tests/e2e", "PATH": f"{build}:$PATH", "HUATUO_TEST_SLOWNESS": SLOWNESS}
+    variables = {
+        "HUATUO": build / "huatuo",
+        "HUATUO_FAULTS": build / "tests",
+        "HUATUO_TEST_SLOWNESS": SLOWNESS,
+        "PATH": f"{build}:$PATH",
+        "PYTHONPATH": guest.TREE / "tests/e2e",
+    }
     script = [f'export {k}="{v}"' for k, v in variables.items()]
     script += [f"cd {shlex.quote(str(guest.TREE))}", "exec setsid -c -w bash -i </dev/ttyS0 >/dev/ttyS0 2>&1"]
     folder = build / "vm-shell"

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Loads each BPF program of the objects that are named, by itself, and prints what the verifier of the
-// running kernel says of it, a JSON object a line:
-//   {"object", "program", "section", "instructions", "verified", "limit", "xlated_bytes", "jited_bytes"}
+// Loads each BPF program of the objects that are named, by itself, and prints what the verifier of
+// the running kernel says of it, a JSON object a line:
+//   {"object", "program", "section", "instructions", "verified", "limit", "xlated_bytes",
+//   "jited_bytes"}
 // or, where the kernel has not what it hooks, {"object", "program", "section", "errno", "refused"}.
 //
-// The count is taken from the verifier's log (BPF_LOG_STATS, 5.2), as bpf_prog_info.verified_insns is
-// there from 5.16 only.
+// The count is taken from the verifier's log (BPF_LOG_STATS, 5.2), as bpf_prog_info.verified_insns
+// is there from 5.16 only.
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -14,6 +15,7 @@
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define BPF_LOG_STATS 4
@@ -37,18 +39,17 @@ static void set(json_t *row, const char *key, json_int_t value)
 /** What the verifier and the JIT have made of a program that is loaded. */
 static int measure(json_t *row, const struct bpf_program *program)
 {
-    const char *said = strstr(verifier_log, "processed ");
+    const char *said = strstr(verifier_log, "processed "), *limit = strstr(verifier_log, "(limit ");
     struct bpf_prog_info info = {};
     __u32 size = sizeof(info);
-    unsigned verified, limit;
 
-    if (!said || sscanf(said, "processed %u insns (limit %u)", &verified, &limit) != 2)
+    if (!said || !limit) /* processed 123 insns (limit 1000000) max_states_per_insn ... */
         return -ENODATA;
     if (bpf_obj_get_info_by_fd(bpf_program__fd(program), &info, &size) != 0)
         return -errno;
     set(row, "instructions", (json_int_t)bpf_program__insn_cnt(program));
-    set(row, "verified", verified);
-    set(row, "limit", limit);
+    set(row, "verified", strtol(said + strlen("processed "), NULL, 10));
+    set(row, "limit", strtol(limit + strlen("(limit "), NULL, 10));
     set(row, "xlated_bytes", info.xlated_prog_len);
     set(row, "jited_bytes", info.jited_prog_len);
     return 0;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //
-// Makes the kernel misbehave in ways for which there is no other means: write "WHAT MILLISECONDS" to
-// /proc/huatuo_fault, and the writer
+// Makes the kernel misbehave in ways for which there is no other means: write "WHAT MILLISECONDS"
+// to /proc/huatuo_fault, and the writer
 //   irqs      spins with interrupts off
 //   bh        spins with bottom halves off
 //   preempt   spins without letting anybody else run on its CPU
 //   sleep     sleeps in state D
-// for that long, which is bounded (faults[]). It loads nowhere but in a guest of tests/vm, which QEMU is
-// told to give this product name.
+// for that long, which is bounded (faults[]). It loads nowhere but in a guest of tests/vm, which
+// QEMU is told to give this product name.
 
 #include <linux/delay.h>
 #include <linux/dmi.h>
