@@ -221,6 +221,8 @@ def write_junit(columns, path):
 
 def cell_of_tests(column, where):
     counts, seconds = column.counts(where), column.seconds_of(where)
+    if column.problem:
+        return "🟥 **FAIL** came to no end"
     if counts["failed"]:
         return f"🟥 **FAIL** {counts['failed']} of {counts['passed'] + counts['failed']} in {seconds:.0f} s"
     if not counts["passed"]:
