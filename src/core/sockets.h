@@ -7,8 +7,9 @@
 #include "core/wire.h"
 
 struct socket_owner {
-    __u64 inode; /* of the socket's file */
-    __u32 pid;   /* process that has it open; others may have it open too */
+    __u64 inode;      /* of the socket's file */
+    __u64 started_ns; /* the process; CLOCK_BOOTTIME */
+    __u32 pid;        /* process that has it open; others may have it open too */
     __u32 pad;
     char comm[WIRE_COMM_LEN];
 };

@@ -28,7 +28,9 @@ static int compare(const void *a, const void *b)
 
     if (x->inode != y->inode)
         return x->inode < y->inode ? -1 : 1;
-    /* Of several the oldest: it is mostly the parent that has opened it. */
+    /* Of several the oldest: it is mostly the parent that has opened it. Numbers begin anew. */
+    if (x->started_ns != y->started_ns)
+        return x->started_ns < y->started_ns ? -1 : 1;
     return (x->pid > y->pid) - (x->pid < y->pid);
 }
 

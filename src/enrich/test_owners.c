@@ -53,8 +53,8 @@ static void give(struct owners *o, const struct socket_owner *table, size_t n)
 
 static const struct socket_owner snapshot[] = {
     {.inode = 30, .pid = 300, .comm = "thirty"},
-    {.inode = 10, .pid = 102, .comm = "child"},
-    {.inode = 10, .pid = 101, .comm = "parent"},
+    {.inode = 10, .started_ns = 8, .pid = 9, .comm = "child"},
+    {.inode = 10, .started_ns = 7, .pid = 101, .comm = "parent"},
     {.inode = 20, .pid = 200, .comm = "twenty"},
 };
 

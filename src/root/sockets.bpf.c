@@ -33,6 +33,7 @@ int socket_owners(struct bpf_iter__task_file *ctx)
     if ((BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFSOCK)
         return 0;
     owner.inode = BPF_CORE_READ(inode, i_ino);
+    owner.started_ns = BPF_CORE_READ(task, group_leader, start_boottime);
     owner.pid = task->tgid;
     bpf_core_read(owner.comm, sizeof(owner.comm), &task->group_leader->comm);
     bpf_seq_write(ctx->meta->seq, &owner, sizeof(owner));

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone("it loses packets faster than other agents can record them, and takes the time")
+
 ROOT = Path(__file__).parents[2]
 SMALL = "0.02"  # of the usual time: the fewest rounds there are
 
