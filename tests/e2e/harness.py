@@ -37,6 +37,7 @@ TEST_LIMIT_S = patience(180)
 READY_TIMEOUT_S = 30  # sanitizers are slow
 STOP_TIMEOUT_S = 30
 TRACEFS = "/sys/kernel/tracing"
+OWN_MOUNTS = str(Path(__file__).parents[1] / "own-mounts.sh")
 
 SANITIZER_REPORT = re.compile(r"(Address|Leak|Thread|UndefinedBehavior|Memory)Sanitizer|: runtime error: ")
 SANITIZER_OPTIONS = {
@@ -374,10 +375,11 @@ def tracefs(through):
     if os.path.exists(f"{TRACEFS}/events"):
         return
     mount = f"mount -t tracefs tracefs {TRACEFS} && exec \"$@\""
-    done = subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", "true"], capture_output=True, text=True)
+    command = [OWN_MOUNTS, "sh", "-c", mount, "sh"]
+    done = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         pytest.skip(f"tracefs cannot be mounted in a namespace of its own: {done.stderr.strip()}")
-    through("unshare", "-m", "sh", "-c", mount, "sh")
+    through(*command)
 
 
 # ---- network namespaces

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import SANITIZER_OPTIONS, SANITIZER_REPORT, patience
+from harness import OWN_MOUNTS, SANITIZER_OPTIONS, SANITIZER_REPORT, patience
 
 USAGE = 2
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -246,9 +246,9 @@ def test_runs_nothing(binary, place):
     last = "/proc/sys/kernel/ns_last_pid"
     if not os.path.exists(last):
         pytest.skip(f"this kernel has no {last}")
-    script = f'read before <{last}; "$@"; read after <{last}; echo "pids $((after - before))"'
+    script = f'mount -t proc proc /proc; read before <{last}; "$@"; read after <{last}; echo "pids $((after - before))"'
     done = subprocess.run(
-        ["unshare", "-p", "-f", "--mount-proc", "sh", "-c", script, "sh", binary, "doctor", "--store", place / "s"],
+        [OWN_MOUNTS, "unshare", "-p", "-f", "sh", "-c", script, "sh", binary, "doctor", "--store", place / "s"],
         capture_output=True,
         text=True,
         # The leak checker starts a process of its own.
@@ -401,7 +401,7 @@ def test_store_that_cannot_be(doctor, place):
     code, report = doctor("--set", "agent.user=no-such-user")
     assert code == 1 and expect(report, "store", "fail", "no user no-such-user")
     mount = f"mount -t tmpfs none {place} && mount -o remount,ro {place} && exec \"$@\""
-    code, report = doctor(through=("unshare", "-m", "sh", "-c", mount, "sh"))
+    code, report = doctor(through=(OWN_MOUNTS, "sh", "-c", mount, "sh"))
     assert code == 1 and expect(report, "store", "fail", "read-only")
     doctor(store="/")
     doctor("--store=", store=None)
