@@ -108,6 +108,17 @@ def reason_here(name):
     return name if knows_reason(name) else "NOT_SPECIFIED" if knows_reason("NOT_SPECIFIED") else ""
 
 
+def tells_the_socket():
+    """Whether the kernel says for which socket a packet was that it had not been handed to yet (6.11)."""
+    return kernel_knows("rx_sk")
+
+
+def netns_of_socket(ns):
+    """What `netns` may be of a segment whose socket TCP has found: it lets go of the device, and in places
+    of the route too, so it is not known unless the kernel tells the socket."""
+    return ns.inode if tells_the_socket() else (ns.inode, 0)
+
+
 def needs_reason(name):
     if not knows_reason(name):
         pytest.skip(f"this kernel does not know the reason {name}")

@@ -33,8 +33,8 @@ from dropwatch import (
     function,
     hosts,  # noqa: F401 (a fixture)
     inode,
-    kernel_knows,
     needs_reason,
+    netns_of_socket,
     refused,
     settle,
     start,
@@ -307,8 +307,7 @@ def test_rule(agent, netns, rule):
     if rule.reason:
         needs_reason(rule.reason)
     with TcpPeer(netns("a")) as peer:
-        # Not known where TCP has let go of device and route, unless the kernel says whose socket it was.
-        here = {"netns": peer.ns.inode if kernel_knows("rx_sk") else (peer.ns.inode, 0)}
+        here = {"netns": netns_of_socket(peer.ns)}
         one = start(agent)
         before = counts(one)["filtered_by"].get(rule.name, 0)
         noises = [rule.noise(peer, family) for family in (4, 6)]
