@@ -2,9 +2,12 @@
 
 #include "core/cgroup.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 
 #include "core/base.h"
 #include "core/numbers.h"
@@ -142,4 +145,60 @@ int cgroup_directory(const char *root_prefix, bool unified, const char *path, ch
     n = snprintf(ret, size, "%s%s", strcmp(point, "/") == 0 ? "" : point,
                  strcmp(path, "/") == 0 ? "" : path);
     return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
+}
+
+static int write_file(const char *folder, const char *name, const char *text)
+{
+    char path[PATH_MAX];
+    _close_fd_ int fd = -1;
+
+    if (snprintf(path, sizeof(path), "%s/%s", folder, name) >= (int)sizeof(path))
+        return -ENAMETOOLONG;
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, text, strlen(text)) < 0)
+        return -errno;
+    return 0;
+}
+
+static int make_limited(bool unified, const char *limit, char *ret, size_t size)
+{
+    char name[64];
+    int r;
+
+    snprintf(name, sizeof(name), "/huatuo-try-%d", getpid());
+    r = cgroup_directory("", unified, name, ret, size);
+    if (r < 0)
+        return r;
+    if (mkdir(ret, 0755) < 0)
+        return -errno;
+    r = write_file(ret, unified ? "memory.max" : "memory.limit_in_bytes", limit);
+    /* Where there is swap it would take what the limit keeps out. */
+    if (r == 0 && unified)
+        write_file(ret, "memory.swap.max", "0");
+    else if (r == 0)
+        write_file(ret, "memory.memsw.limit_in_bytes", limit);
+    if (r < 0)
+        rmdir(ret);
+    return r;
+}
+
+int cgroup_make_limited(const char *limit, char *ret, size_t size)
+{
+    int r = make_limited(false, limit, ret, size);
+
+    return r < 0 ? make_limited(true, limit, ret, size) : r;
+}
+
+int cgroup_enter(const char *directory)
+{
+    return write_file(directory, "cgroup.procs", "0");
+}
+
+void cgroup_remove(const char *directory)
+{
+    for (unsigned i = 0; i < 100 && rmdir(directory) < 0 && errno == EBUSY; i++) {
+        const struct timespec nap = {.tv_nsec = (long)(10 * NS_PER_MS)};
+
+        nanosleep(&nap, NULL);
+    }
 }

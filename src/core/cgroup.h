@@ -46,6 +46,16 @@ int cgroup_find_mount(const char *root_prefix, bool unified, char *ret, size_t s
  */
 int cgroup_directory(const char *root_prefix, bool unified, const char *path, char *ret,
                      size_t size);
+
+/**
+ * Makes a memory cgroup of this process's own, to provoke events in, with a limit in bytes on
+ * memory (and on swap, where that is accounted); `ret` is its directory. cgroup_remove() is needed.
+ */
+int cgroup_make_limited(const char *limit, char *ret, size_t size);
+/** Moves this process there. */
+int cgroup_enter(const char *directory);
+/** Whoever was in it has ended; waits a moment for the kernel to have noticed. */
+void cgroup_remove(const char *directory);
 #endif
 
 #endif

@@ -315,44 +315,8 @@ static int oom_decode(const struct decode *d, const void *raw, struct record *r)
 
 /* --- provoking */
 
-#define PROVOKE_LIMIT "16777216\n"
+#define PROVOKE_LIMIT "16777216"
 #define PROVOKE_BYTES (64 * 1024 * 1024) /* of which the limit lets in a quarter */
-
-static int write_file(const char *folder, const char *name, const char *text)
-{
-    char path[PATH_MAX];
-    _close_fd_ int fd = -1;
-
-    if (snprintf(path, sizeof(path), "%s/%s", folder, name) >= (int)sizeof(path))
-        return -ENAMETOOLONG;
-    fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || write(fd, text, strlen(text)) < 0)
-        return -errno;
-    return 0;
-}
-
-/** A cgroup with a limit in the hierarchy that has the memory controller. */
-static int make_cgroup(bool unified, char *ret, size_t size)
-{
-    char name[64];
-    int r;
-
-    snprintf(name, sizeof(name), "/huatuo-try-%d", getpid());
-    r = cgroup_directory("", unified, name, ret, size);
-    if (r < 0)
-        return r;
-    if (mkdir(ret, 0755) < 0)
-        return -errno;
-    r = write_file(ret, unified ? "memory.max" : "memory.limit_in_bytes", PROVOKE_LIMIT);
-    /* Where there is swap it would take what the limit keeps out. */
-    if (r == 0 && unified)
-        write_file(ret, "memory.swap.max", "0\n");
-    else if (r == 0)
-        write_file(ret, "memory.memsw.limit_in_bytes", PROVOKE_LIMIT);
-    if (r < 0)
-        rmdir(ret);
-    return r;
-}
 
 static _Noreturn void hog(const char *folder)
 {
@@ -360,7 +324,7 @@ static _Noreturn void hog(const char *folder)
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     prctl(PR_SET_NAME, "huatuo-try-oom");
-    if (write_file(folder, "cgroup.procs", "0\n") < 0)
+    if (cgroup_enter(folder) < 0)
         _exit(1);
     memory = mmap(NULL, PROVOKE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     for (size_t at = 0; memory != MAP_FAILED && at < PROVOKE_BYTES; at += 4096)
@@ -372,11 +336,9 @@ static _Noreturn void hog(const char *folder)
 static int oom_provoke(struct provoked *ret)
 {
     char folder[PATH_MAX];
-    int status = 0, r = make_cgroup(false, folder, sizeof(folder));
+    int status = 0, r = cgroup_make_limited(PROVOKE_LIMIT, folder, sizeof(folder));
     pid_t pid;
 
-    if (r < 0)
-        r = make_cgroup(true, folder, sizeof(folder));
     if (r < 0)
         return r;
     pid = fork();
@@ -390,12 +352,7 @@ static int oom_provoke(struct provoked *ret)
     } else {
         r = -errno;
     }
-    /* It may be some moments before what has ended is out of it. */
-    for (unsigned i = 0; i < 100 && rmdir(folder) < 0 && errno == EBUSY; i++) {
-        const struct timespec nap = {.tv_nsec = (long)(10 * NS_PER_MS)};
-
-        nanosleep(&nap, NULL);
-    }
+    cgroup_remove(folder);
     return r;
 }
 
