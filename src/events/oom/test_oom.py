@@ -3,7 +3,6 @@
 the test and the kernel's log know."""
 
 import contextlib
-import ctypes
 import mmap
 import os
 import re
@@ -13,9 +12,8 @@ from pathlib import Path
 
 import pytest
 from harness import check_accounting, patience, wait_until
+from memory import MIB, PAGE, become, cgroup, fork, memory_hierarchy  # noqa: F401 (a fixture)
 
-MIB = 1 << 20
-PAGE = mmap.PAGESIZE
 PERCPU_SLACK = 4 * 64 * PAGE * os.cpu_count()  # what CPUs have not handed in yet (6.2+)
 
 SPEC_FIELDS = [
@@ -28,83 +26,6 @@ TELL_WAYS = ("fentry/oom_kill_process", "kprobe/oom_kill_process", "tp_btf/conso
 FRAME = re.compile(r"^([^\s/]+/[0-9a-f]{8,16} \[[^\s\]]+\]|(0x)?[0-9a-f]{8,16})$")
 
 
-# ---- memory cgroups
-
-
-def memory_hierarchy():
-    """(where it is mounted, whether it is v2) of the hierarchy that has the memory controller."""
-    found = None
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split()[:3]
-        point = Path(left.split()[4])
-        if kind == "cgroup" and "memory" in options.split(","):
-            return point, False
-        if kind == "cgroup2" and "memory" in (point / "cgroup.controllers").read_text().split():
-            found = point, True
-    return found
-
-
-class Cgroup:
-    def __init__(self, folder, unified, root):
-        self.folder, self.unified = folder, unified
-        self.path = "/" + str(folder.relative_to(root))
-        self.root = root
-        folder.mkdir()
-
-    def child(self, name):
-        if self.unified:
-            (self.folder / "cgroup.subtree_control").write_text("+memory")
-        return Cgroup(self.folder / name, self.unified, self.root)
-
-    def limit(self, size):
-        if self.unified:
-            (self.folder / "memory.max").write_text(str(size))
-            (self.folder / "memory.swap.max").write_text("0")
-        else:
-            (self.folder / "memory.limit_in_bytes").write_text(str(size))
-            with contextlib.suppress(OSError):  # without accounting of swap
-                (self.folder / "memory.swappiness").write_text("0")
-        return self
-
-    def enter(self):
-        (self.folder / "cgroup.procs").write_text("0")
-
-    def remove(self):
-        for below in sorted(self.folder.rglob("*"), reverse=True):
-            if below.is_dir():
-                self.rmdir(below)
-        self.rmdir(self.folder)
-
-    @staticmethod
-    def rmdir(folder):
-        def gone():
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-            return not folder.exists()
-
-        wait_until(gone, 10, f"{folder} to be empty")
-
-
-@pytest.fixture
-def cgroup():
-    """cgroup(name): a memory cgroup; gone after the test with all below it."""
-    hierarchy = memory_hierarchy()
-    if not hierarchy:
-        pytest.skip("no memory controller is mounted")
-    root, unified = hierarchy
-    made = []
-
-    def make(name=None):
-        folder = root / f"huatuo-e2e-{os.getpid()}-{len(made)}"
-        made.append(Cgroup(folder, unified, root))
-        return made[-1].child(name) if name else made[-1]
-
-    yield make
-    for one in made:
-        one.remove()
-
-
 # ---- processes that want memory
 
 
@@ -113,25 +34,6 @@ def eat(size):
     for at in range(0, size, PAGE):
         memory[at] = 1
     return memory
-
-
-def become(group, comm, score):
-    group.enter()
-    pr_set_name = 15
-    ctypes.CDLL(None).prctl(pr_set_name, ctypes.c_char_p(comm), 0, 0, 0)
-    if score:
-        Path("/proc/self/oom_score_adj").write_text(str(score))
-
-
-def fork(function, *arguments):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setpgid(0, 0)
-            function(*arguments)
-        finally:
-            os._exit(1)  # nothing of pytest may run here
-    return pid
 
 
 # The kernel says ten times in five seconds what it does, and then nothing until they are over: whoever
