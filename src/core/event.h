@@ -28,6 +28,13 @@ struct hook {
     /** Its programs are one iterator (SEC("iter/...")): it makes no events, but is read by
      * collect() through struct collect.snapshot. At most one of a kind's hooks, and optional. */
     bool snapshot;
+    /** NULL, or the name of a map whose keys are __u32: the hook's program (SEC("?raw_tp"), one a
+     * way) is attached nowhere, but run by the root part, in process context, with { key, last } as
+     * its arguments: for each key in the map once a second, and with `last` set once more when the
+     * other hooks have been taken away. For what is to be noticed although nothing happens. It may
+     * delete the key that it is run for. At most one of a kind's hooks. Linux 5.10, 1b4d60ec162f.
+     */
+    const char *tends;
     struct hook_way ways[HOOK_WAYS_MAX]; /* ends with a row whose name is NULL, if shorter */
 };
 

@@ -213,6 +213,8 @@ static void unload(struct kind *kind)
     if (kind->common)
         munmap(kind->common, sizeof(*kind->common));
     kind->common = NULL;
+    kind->tended = NULL;
+    kind->tender = NULL;
     bpf_object__close(kind->object);
     kind->object = NULL;
 }
@@ -228,6 +230,28 @@ static int map_common(struct kind *kind)
     return 0;
 }
 
+static int run_tender(const struct bpf_program *program, uint32_t key, bool last)
+{
+    uint64_t arguments[] = {key, last};
+    LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = arguments, .ctx_size_in = sizeof(arguments));
+
+    return bpf_prog_test_run_opts(bpf_program__fd(program), &opts);
+}
+
+/** Nothing is attached; it is run once, to see whether it can be. Its map is empty still. */
+static int begin_tending(struct kind *kind, unsigned h, const struct bpf_program *program)
+{
+    int r = kind_map_fd(kind, kind->event->hooks[h].tends);
+
+    if (r >= 0)
+        r = run_tender(program, 0, false);
+    if (r < 0)
+        return r;
+    kind->tended = kind->event->hooks[h].tends;
+    kind->tender = program;
+    return 0;
+}
+
 static int attach_way(struct kind *kind, unsigned h)
 {
     const struct hook_way *way = &kind->event->hooks[h].ways[kind->hooks[h].chosen];
@@ -238,6 +262,13 @@ static int attach_way(struct kind *kind, unsigned h)
 
         if (!program)
             return -ENOENT;
+        if (kind->event->hooks[h].tends) {
+            int r = begin_tending(kind, h, program);
+
+            if (r < 0)
+                return r;
+            continue;
+        }
         if (kind->n_links >= KIND_PROGRAMS_MAX)
             return -E2BIG;
         link = bpf_program__attach(program);
@@ -432,6 +463,24 @@ void kind_detach(struct kind *kind)
 void kind_close(struct kind *kind)
 {
     unload(kind);
+}
+
+void kind_tend(const struct kind *kind, bool last)
+{
+    int fd = kind->tender ? kind_map_fd(kind, kind->tended) : -1;
+    _free_ uint32_t *keys = NULL;
+    uint32_t max, n = 0;
+
+    /* The usual case: nothing is there, and this is all that it costs. */
+    if (fd < 0 || bpf_map_get_next_key(fd, NULL, &(uint32_t){0}) < 0)
+        return;
+    max = bpf_map__max_entries(bpf_object__find_map_by_name(kind->object, kind->tended));
+    keys = calloc(max, sizeof(*keys));
+    /* All of them first: from a key that has been deleted it would begin at the beginning again. */
+    while (keys && n < max && bpf_map_get_next_key(fd, n ? &keys[n - 1] : NULL, &keys[n]) == 0)
+        n++;
+    for (uint32_t i = 0; i < n; i++)
+        run_tender(kind->tender, keys[i], last);
 }
 
 int kind_map_fd(const struct kind *kind, const char *name)

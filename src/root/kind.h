@@ -25,9 +25,11 @@ struct kind {
     struct bpf_object *object; /* owned; NULL: nothing of it could be loaded */
     struct bpf_link *links[KIND_PROGRAMS_MAX];
     size_t n_links;
-    struct wire_common *common;      /* what the programs read; set while there is an object */
-    const struct kind *before;       /* the one that it is to take over from; NULL: none */
-    const struct bpf_link *iterator; /* one of them: the hook that is a snapshot; NULL: none */
+    struct wire_common *common;       /* what the programs read; set while there is an object */
+    const struct kind *before;        /* the one that it is to take over from; NULL: none */
+    const struct bpf_link *iterator;  /* one of them: the hook that is a snapshot; NULL: none */
+    const char *tended;               /* the map that a hook tends; NULL: none */
+    const struct bpf_program *tender; /* its program */
     struct kind_hook hooks[KIND_HOOKS_MAX];
     unsigned n_hooks;
     unsigned n_cpus;
@@ -62,6 +64,12 @@ int kind_try(const struct event *event, const struct event_options *options, uns
              unsigned way, char ret_reason[CHANNEL_TEXT_MAX]);
 void kind_detach(struct kind *kind); /* hooks only: the ring stays readable */
 void kind_close(struct kind *kind);
+
+/**
+ * Runs the program that tends a map for each of its keys (struct hook.tends). `last`: the hooks are
+ * detached, and there is no other time. Keys that come meanwhile may be left to the next time.
+ */
+void kind_tend(const struct kind *kind, bool last);
 
 int kind_map_fd(const struct kind *kind, const char *name); /* -ENOENT */
 

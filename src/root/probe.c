@@ -159,6 +159,14 @@ static void judge_tracepoint(const struct probe_facts *facts, const char *name, 
         refuse(ret, "it takes another kernel", "this kernel has no tracepoint %.64s", name);
 }
 
+/** Attached nowhere, but run from user space. */
+static void judge_run(const struct probe_facts *facts, const char *name, struct probe *ret)
+{
+    (void)name;
+    if (!has_type(facts, "", "bpf_prog_test_run_raw_tp", BTF_KIND_FUNC))
+        refuse(ret, "it takes Linux 5.10", "this kernel runs no programs on demand");
+}
+
 static void judge_function(const struct probe_facts *facts, const char *name, struct probe *ret)
 {
     if (!has_type(facts, "", name, BTF_KIND_FUNC))
@@ -219,6 +227,7 @@ static const struct {
     {"tp_btf/", judge_tracepoint},
     {"raw_tp/", judge_tracepoint},
     {"raw_tracepoint/", judge_tracepoint},
+    {"raw_tp", judge_run},
     {"tp/", judge_classic},
     {"tracepoint/", judge_classic},
     {"fentry/", judge_function},

@@ -238,6 +238,8 @@ static int sweep_kind(struct root *root, size_t i, bool all)
 
     if (!kind->object)
         return 0;
+    if (!all)
+        kind_tend(kind, false);
     r = kind_sweep(kind, kind_options(root->config, i), clock_now_ns(CLOCK_BOOTTIME), all,
                    tell_window, &sweep);
     m.missed.missed = kind_missed(kind);
@@ -274,8 +276,10 @@ static void tell_end(struct root *root)
 
 static void detach(struct root *root)
 {
-    for (size_t i = 0; i < KINDS_MAX; i++)
+    for (size_t i = 0; i < KINDS_MAX; i++) {
         kind_detach(&root->kinds[i]);
+        kind_tend(&root->kinds[i], true);
+    }
 }
 
 /* ------------------------------------------------------------------ reading the configuration
@@ -438,6 +442,7 @@ static void switch_over(struct root *root, const char *why_elsewhere)
         if (!reload->anew[i])
             continue;
         kind_detach(&root->kinds[i]);
+        kind_tend(&root->kinds[i], true);
         kind_switched(&reload->kinds[i]);
     }
     snprintf(reload->why_elsewhere, sizeof(reload->why_elsewhere), "%s", why_elsewhere);

@@ -37,6 +37,7 @@ static void put_btf(const struct fixture *f)
     assert_true(btf__add_typedef(btf, "btf_trace_kfree_skb", btf__add_ptr(btf, proto)) > 0);
     assert_true(btf__add_func(btf, "oom_kill_process", BTF_FUNC_STATIC, proto) > 0);
     assert_true(btf__add_func(btf, "bpf_iter_task_file", BTF_FUNC_STATIC, proto) > 0);
+    assert_true(btf__add_func(btf, "bpf_prog_test_run_raw_tp", BTF_FUNC_STATIC, proto) > 0);
     bytes = btf__raw_data(btf, &size);
     put(f, "/sys/kernel/btf/vmlinux", bytes, size);
     btf__free(btf);
@@ -95,6 +96,7 @@ static void test_judged(void **state)
     expect(f, "tp_btf/kfree_skb", PROBE_SHOULD, "");
     expect(f, "?tp_btf/kfree_skb", PROBE_SHOULD, "");
     expect(f, "raw_tp/kfree_skb", PROBE_SHOULD, "");
+    expect(f, "?raw_tp", PROBE_SHOULD, "");
     expect(f, "tp_btf/mark_victim", PROBE_REFUSED, "no tracepoint mark_victim");
     expect(f, "fentry/oom_kill_process", PROBE_SHOULD, "");
     expect(f, "fentry/kfree_skb", PROBE_REFUSED, "no function");
