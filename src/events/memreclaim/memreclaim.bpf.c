@@ -312,19 +312,20 @@ static __always_inline int on_begin(void *ctx, __u32 global)
         p = new_process(pid, now);
     if (!p || !window_is_ready(&p->window))
         return 0;
-    t.begin_ns = now;
-    t.token = window_token(&p->window, now);
+    window_advance(&p->window, now, &peak);
+    look(ctx, p, pid, now, &peak);
+    if (!window_count_inside(&p->window) && now - p->end_ns > within_ns(p))
+        p->streak_ns = now;
+    p->last_tid = tid;
+    /* From here on: what was done here until now is not the process's reclaim. */
+    t.begin_ns = bpf_ktime_get_boot_ns();
+    t.token = window_token(&p->window, t.begin_ns);
     t.process = p->window.base_ns;
     t.task = bpf_get_current_task();
     t.pid = pid;
     t.global = global;
     if (insert(&inside, &tid, &t, BPF_ANY) < 0)
         return 0;
-    window_advance(&p->window, now, &peak);
-    look(ctx, p, pid, now, &peak);
-    if (!window_count_inside(&p->window) && now - p->end_ns > within_ns(p))
-        p->streak_ns = now;
-    p->last_tid = tid;
     window_enter(&p->window, t.token);
     /* Has it been taken out meanwhile? Then what it lies in may soon be another's. */
     if (bpf_map_lookup_elem(&processes, &pid) != p) {
