@@ -28,7 +28,8 @@
 #define END_BOUND_NS     (10 * NS_PER_SEC)
 #define PREPARE_BOUND_NS (30 * NS_PER_SEC)
 #define PROVOKE_BOUND_NS (10 * NS_PER_SEC) /* of one kind */
-#define SWITCH_AFTER_NS  (2ULL * WIRE_SAME_EVENT_NS)
+/* As long as we may have to wait for a CPU in between. */
+#define SWITCH_AFTER_NS  (20ULL * WIRE_SAME_EVENT_NS)
 
 /** An agent proper and the channel to it. */
 struct partner {
@@ -430,7 +431,7 @@ static void tell_hand_over(struct root *root)
  */
 static void switch_over(struct root *root, const char *why_elsewhere)
 {
-    const struct timespec nap = {.tv_nsec = 2 * SWITCH_AFTER_NS};
+    const struct timespec nap = {.tv_nsec = SWITCH_AFTER_NS + 2ULL * WIRE_SAME_EVENT_NS};
     struct reload *reload = &root->reload;
     uint64_t at = clock_now_ns(CLOCK_BOOTTIME) + SWITCH_AFTER_NS;
 
