@@ -97,7 +97,8 @@ class Waster:
 
     def __init__(self, size=32 * MIB):
         self.zero = os.open("/dev/zero", os.O_RDONLY)
-        self.memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        map_noreserve = 0x4000  # it may be more than there is
+        self.memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | map_noreserve)
         self.memory.madvise(mmap.MADV_NOHUGEPAGE)
         self.size, self.at = size, 0
 
@@ -262,8 +263,8 @@ def check(record, done, group, comm="e2e-reclaim"):
     about(data["deltatime"], done.spent_ns)
     about(data["memcg_calls"], done.calls, slack=2)
     assert re.fullmatch("0x[0-9a-f]{16}", data["memcg_css"])
-    # What it has faulted in has gone again, but for what the limit allows.
-    assert done.faults - 1.5 * LIMIT / PAGE <= data["pages_reclaimed"] * 1.05 + 64, (data, done.faults)
+    # What it has faulted in has gone again, but for what the limit allows, and what threads gave back as they ended.
+    assert done.faults - 3 * LIMIT / PAGE <= data["pages_reclaimed"] * 1.05 + 64, (data, done.faults)
     assert data["pages_reclaimed"] <= 1.05 * done.faults + 64
     assert data.get("pages_scanned", data["pages_reclaimed"]) >= data["pages_reclaimed"]
     assert 0 < data["worst_ns"] <= data["deltatime"]
@@ -413,7 +414,9 @@ def test_a_hundred(agent, cgroup, child):  # noqa: F811
     assert sorted(r["tracer_data"]["pid"] for r in records) == sorted(pids)
     spent = {d.pid: d.spent_ns for d in done}
     for record in records:
-        about(record["tracer_data"]["deltatime"], spent[record["tracer_data"]["pid"]], part=0.2)
+        # And what it takes them to end, in a cgroup that is full.
+        more = record["tracer_data"]["deltatime"] - spent[record["tracer_data"]["pid"]]
+        assert -5 * MS <= more <= patience(30) * MS, (record["tracer_data"], spent)
     expect(one.stop()["events"]["memreclaim"], lost=0)
     print(f"a hundred processes in {took:.1f} s")
 
@@ -449,15 +452,22 @@ def test_ongoing(agent, cgroup, child):  # noqa: F811
         20,
         lambda: f"its end: {records_of(one, done.pid)}",
     )
-    records = records_of(one, done.pid)
-    assert 3 <= len(records) <= 4, records
-    check(records[-1], done, group)
+    everything = records_of(one, done.pid)
+    told = [(r["tracer_data"]["ongoing"], r["tracer_data"]["entry_time"][14:23], r["tracer_data"]["duration_ns"] // MS) for r in everything]
+    ends = [r for r in everything if not r["tracer_data"]["ongoing"]]
+    # A machine that stands still for a second ends an episode.
+    records = everything[: everything.index(ends[0]) + 1]
+    assert len(records) >= 3, told
+    if len(ends) == 1:
+        check(records[-1], done, group)
+    else:
+        about(sum(r["tracer_data"]["deltatime"] for r in ends), done.spent_ns)
     times = [r["tracer_data"]["deltatime"] for r in records]
     assert times == sorted(times)
     lasted = [r["tracer_data"]["duration_ns"] for r in records]
-    assert SECOND <= lasted[0] < 3 * SECOND
-    for before, now, record in zip(lasted, lasted[1:-1], records[1:]):
-        assert now > 1.9 * before, (lasted, record)
+    assert SECOND <= lasted[0] < patience(3) * SECOND
+    for before, now in zip(lasted, lasted[1:-1]):
+        assert now > 1.9 * before, told
     for record in records:
         # The same episode, to what the two clocks allow.
         assert abs(seconds_of(record["tracer_data"]["entry_time"]) - seconds_of(records[0]["tracer_data"]["entry_time"])) < 0.01
@@ -465,7 +475,7 @@ def test_ongoing(agent, cgroup, child):  # noqa: F811
         expect(record["tracer_data"], ongoing=True)
         assert " and still is, " in record["summary"]
         age = seconds_of(record["time"]) - done.begin
-        assert 1 <= age <= 7
+        assert 1 <= age <= patience(8)
 
 
 def test_the_agent_ends_in_the_middle(agent, cgroup, child):  # noqa: F811
@@ -505,6 +515,26 @@ def test_repeats(agent, cgroup, child):  # noqa: F811
     expect(closing["tracer_data"]["repeat"], count=2)
 
 
+def wasting_again(spent_ns, pause, little_ns):
+    wasting_in_bursts(spent_ns, 1, pause)
+    before = Delays().get(os.getpid())[1]
+    waste_until(before + little_ns)
+    return Delays().get(os.getpid())[1] - before
+
+
+def test_told_once(agent, cgroup, child):  # noqa: F811
+    """What was in one episode is in no other, though it is in the sliding time still."""
+    group = cgroup().limit(LIMIT)
+    edge = int(patience(200)) * MS
+    one = start(agent, threshold=f"{edge // MS}ms", within="10s")
+    done = child(group, wasting_again, 1.1 * edge, 3.5, 5 * MS).result()
+    assert done.answer < 0.9 * edge, "this machine is too slow to reclaim a little"
+    time.sleep(3)
+    (record,) = one.wait_records(of(done.pid))
+    about(record["tracer_data"]["deltatime"], done.spent_ns - done.answer)
+    expect(record["tracer_data"], ongoing=False)
+
+
 # ---- by other roads
 
 
@@ -534,6 +564,7 @@ def use_file(path, size, writes, spent_ns):
             pass
 
 
+@pytest.mark.host_only("its disk is the host's, through 9p, and takes minutes")
 def test_file(agent, cgroup, child):  # noqa: F811
     """The page cache of a file that is some times as large as the limit."""
     group = cgroup().limit(LIMIT)
