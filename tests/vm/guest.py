@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 TREE = HERE.parents[1]
 MODULES = ["virtio_pci", "9pnet_virtio", "9p", "overlay"]
 # Emulation, so that it is the same wherever it runs. Without -cx16 the allocator of 6.12 can panic under it.
-QEMU = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-nographic", "-no-reboot", "-nodefaults"]
+QEMU = ["qemu-system-x86_64", "-cpu", "max,-cx16", "-nographic", "-no-reboot", "-nodefaults"]
 # Without no_timer_check a guest that is not given its turn in time takes its timer for broken.
 APPEND = "no_timer_check console=ttyS0 quiet panic=1 oops=panic mitigations=off"
 PRODUCT = "huatuo test guest"  # without this name the fault module does not load
@@ -63,8 +63,10 @@ def boot(kernel, shared, command, *, cgroup=2, append="", cpus=2, memory="1536M"
     (shared / "environment").write_text("".join(f"{k}={shlex.quote(str(v))}\n" for k, v in variables.items()))
     (shared / "command").write_text(command)
     make_initrd(kernel, shared / "initrd")
+    # With many CPUs, threads for all of them would wait for one another more than run.
+    threads = "multi" if cpus <= os.cpu_count() else "single"
     qemu = [
-        *QEMU, "-smp", str(cpus), "-m", memory, "-smbios", f"type=1,product={product}", "-serial", "mon:stdio" if console == "ours" else f"file:{shared}/console.log",
+        *QEMU, "-accel", f"tcg,thread={threads}", "-smp", str(cpus), "-m", memory, "-smbios", f"type=1,product={product}", "-serial", "mon:stdio" if console == "ours" else f"file:{shared}/console.log",
         "-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap",
         "-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
         "-fsdev", f"local,id=shared,path={shared},security_model=none",
