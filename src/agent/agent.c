@@ -907,7 +907,7 @@ static int open_parts(struct agent *a)
         .incomplete = on_incomplete,
         .arg = a,
     };
-    const struct collector_options collect = {
+    struct collector_options collect = {
         .root_prefix = "",
         .origin = &a->origin,
         .max = COLLECT_MAX,
@@ -932,6 +932,7 @@ static int open_parts(struct agent *a)
         r = lookups_new(PROCESS_CACHE_MAX, EXE_PENDING_MAX, &a->exes);
     pending.exes = a->exes;
     pending.processes = a->processes;
+    collect.symbols = a->kernel.symbols;
     if (r == 0)
         r = collector_new(&collect, &a->collector);
     pending.collector = a->collector;

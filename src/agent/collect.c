@@ -11,6 +11,7 @@
 
 #include "core/read.h"
 #include "enrich/lookups.h"
+#include "kernel/symbols.h"
 
 #define WORKERS_MAX      4
 #define SNAPSHOT_WAIT_NS (500 * NS_PER_MS)
@@ -87,6 +88,7 @@ static void destroy(struct collector *c)
 {
     while (c->first)
         remove_job(c, c->first);
+    symbols_free(c->options.symbols);
     fd_close(c->done);
     free(c->root_prefix);
     pthread_cond_destroy(&c->changed);
@@ -130,7 +132,13 @@ static int snapshot(const struct collect *collect, void **ret, size_t *ret_size)
 static void run(struct collector *c, struct job *job)
 {
     const struct running running = {
-        .collect = {.root_prefix = c->root_prefix, .note = job->note, .snapshot = snapshot},
+        .collect =
+            {
+                .root_prefix = c->root_prefix,
+                .symbols = c->options.symbols,
+                .note = job->note,
+                .snapshot = snapshot,
+            },
         .collector = c,
         .job = job,
     };
@@ -200,6 +208,8 @@ int collector_new(const struct collector_options *options, struct collector **re
         return -ENOMEM;
     assert(options->max > 0);
     c->options = *options;
+    if (c->options.symbols)
+        symbols_ref(c->options.symbols);
     c->end = &c->first;
     pthread_mutex_init(&c->lock, NULL);
     pthread_condattr_init(&attributes);

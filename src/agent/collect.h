@@ -14,6 +14,7 @@ struct collector;
 struct collector_options {
     const char *root_prefix;
     const struct record_origin *origin; /* of the parts; outlives the collector */
+    struct symbols *symbols;            /* one more reference is taken; may be NULL */
     size_t max;                         /* events that wait or are being collected */
     /** Asks for a descriptor of a kind's iterator; it, or that there is none, is given to
      * collector_take(). Negative errno: it cannot. Called on the thread of collector_start(). */

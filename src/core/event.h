@@ -11,6 +11,7 @@
 #include "core/wire.h"
 
 struct kernel;
+struct symbols;
 
 /** One way to get at the same fact; the first that loads and attaches is used. */
 struct hook_way {
@@ -127,6 +128,7 @@ struct decode {
 /** What collect() may use besides the bytes. */
 struct collect {
     const char *root_prefix; /* stands before /proc and /sys */
+    struct symbols *symbols; /* kernel/symbols.h; only what may be called from any thread */
     const void *note;        /* EVENT_NOTE_BYTES, as decode() has left them */
     /**
      * What the kind's iterator says now, whole, but not more than COLLECT_SNAPSHOT_MAX; heap, to be

@@ -2,6 +2,7 @@
 
 #include "kernel/symbols.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -41,7 +42,9 @@ struct table {
 };
 
 struct symbols {
-    int fd; /* owned */
+    unsigned n_refs;
+    pthread_mutex_t lock; /* of `table`, `missing` and `module_met` */
+    int fd;               /* owned */
     struct table table;
     enum symbols_state state;
     char reason[768];
@@ -435,6 +438,8 @@ int symbols_new(int fd, struct symbols **ret)
     }
     s->state = table_state(&s->table, r);
     set_reason(s, r);
+    pthread_mutex_init(&s->lock, NULL);
+    s->n_refs = 1;
     s->read_ns = clock_now_ns(CLOCK_BOOTTIME);
     s->pause_ns = REFRESH_MIN_NS;
     s->fd = TAKE_FD(owned_fd);
@@ -442,10 +447,17 @@ int symbols_new(int fd, struct symbols **ret)
     return 0;
 }
 
+struct symbols *symbols_ref(struct symbols *s)
+{
+    __atomic_add_fetch(&s->n_refs, 1, __ATOMIC_RELAXED);
+    return s;
+}
+
 struct symbols *symbols_free(struct symbols *s)
 {
-    if (!s)
+    if (!s || __atomic_sub_fetch(&s->n_refs, 1, __ATOMIC_ACQ_REL) > 0)
         return NULL;
+    pthread_mutex_destroy(&s->lock);
     table_done(&s->table);
     fd_close(s->fd);
     free(s);
@@ -469,34 +481,43 @@ size_t symbols_count(const struct symbols *s)
 
 int symbols_refresh(struct symbols *s, uint64_t now_ns)
 {
-    uint64_t age = now_ns > s->read_ns ? now_ns - s->read_ns : 0;
-    struct table table = {0};
+    uint64_t age = now_ns > s->read_ns ? now_ns - s->read_ns : 0, missing;
+    struct table table = {0}, before;
     struct symbol found;
-    bool due = (s->missing && age >= s->pause_ns) || (s->module_met && age >= REFRESH_MODULES_NS);
+    bool due;
     int r;
 
+    pthread_mutex_lock(&s->lock);
+    due = (s->missing && age >= s->pause_ns) || (s->module_met && age >= REFRESH_MODULES_NS);
     /* Whether addresses are shown was decided when the file was opened. */
-    if (s->state != SYMBOLS_OK || !due)
+    due = due && s->state == SYMBOLS_OK;
+    if (due)
+        s->module_met = false;
+    pthread_mutex_unlock(&s->lock);
+    if (!due)
         return 0;
 
     s->read_ns = now_ns;
-    s->module_met = false;
     r = table_read(s->fd, &table);
     if (table_state(&table, r) != SYMBOLS_OK) {
         table_done(&table);
         s->pause_ns = REFRESH_MAX_NS;
         return 0;
     }
-    table_done(&s->table);
+    pthread_mutex_lock(&s->lock);
+    before = s->table;
     s->table = table;
+    missing = s->missing;
+    s->missing = 0;
+    pthread_mutex_unlock(&s->lock);
+    table_done(&before);
     set_reason(s, 0);
 
     /* What nothing covers now either must not make us read the whole table again and again. */
-    if (s->missing && symbols_find(s, s->missing, &found) < 0)
+    if (missing && symbols_find(s, missing, &found) < 0)
         s->pause_ns = MIN(2 * s->pause_ns, REFRESH_MAX_NS);
     else
         s->pause_ns = REFRESH_MIN_NS;
-    s->missing = 0;
     return 1;
 }
 
@@ -661,12 +682,27 @@ static size_t machinery_frames(struct symbols *s, const uint64_t *addrs, size_t 
     return own;
 }
 
+/* Without frames no table is needed. */
+static void lock_for(struct symbols *s, size_t n)
+{
+    if (n > 0)
+        pthread_mutex_lock(&s->lock);
+}
+
+static void unlock_for(struct symbols *s, size_t n)
+{
+    if (n > 0)
+        pthread_mutex_unlock(&s->lock);
+}
+
 char *symbols_stack_text(struct symbols *s, const uint64_t *addrs, size_t n)
 {
     struct text text = {0};
     struct symbol symbol = {0}, found;
-    size_t own = machinery_frames(s, addrs, n);
+    size_t own;
 
+    lock_for(s, n);
+    own = machinery_frames(s, addrs, n);
     text_adds(&text, "");
     for (size_t i = own; i < n; i++) {
         const char *separator = i > own ? "\n" : "";
@@ -680,6 +716,7 @@ char *symbols_stack_text(struct symbols *s, const uint64_t *addrs, size_t n)
             text_addf(&text, "%s%016llx", separator, (unsigned long long)addrs[i]);
         }
     }
+    unlock_for(s, n);
     if (text.failed)
         text_done(&text);
     else if (!text.data)
@@ -692,10 +729,12 @@ char *symbols_place_text(struct symbols *s, uint64_t addr)
     struct text text = {0};
     struct symbol symbol;
 
+    pthread_mutex_lock(&s->lock);
     if (find_and_note(s, addr, &symbol) == 0)
         text_addf(&text, "%s+0x%llx", symbol.name, (unsigned long long)(addr - symbol.start));
     else
         text_addf(&text, "0x%llx", (unsigned long long)addr);
+    pthread_mutex_unlock(&s->lock);
     if (text.failed)
         text_done(&text);
     return text.data;
@@ -705,11 +744,13 @@ bool symbols_stack_has(struct symbols *s, const uint64_t *addrs, size_t n, const
 {
     struct symbol symbol = {0}, found;
     size_t len = strlen(name);
+    bool has = false;
 
-    for (size_t i = 0; i < n; i++) {
+    lock_for(s, n);
+    for (size_t i = 0; i < n && !has; i++) {
         symbol = frame_find(s, addrs[i], i == 0, &symbol, &found) == 0 ? found : (struct symbol){0};
-        if (symbol.name && name_matches(symbol.name, name, len))
-            return true;
+        has = symbol.name && name_matches(symbol.name, name, len);
     }
-    return false;
+    unlock_for(s, n);
+    return has;
 }

@@ -5,6 +5,8 @@
  * Kernel addresses to names, from /proc/kallsyms: kernel, modules, BPF programs. The descriptor is
  * opened with privilege and kept: the kernel decides at open whether addresses are shown
  * (kernel/kallsyms.c, kallsyms_show_value), so it can be read again after privilege is given up.
+ *
+ * What returns text may be called from any thread, the rest from the one that refreshes.
  */
 
 #include "core/base.h"
@@ -26,6 +28,8 @@ struct symbol {
 
 /** Takes over the descriptor, reads the table. Fails only for want of memory: symbols_state(). */
 int symbols_new(int fd, struct symbols **ret);
+/** One more owner: each calls symbols_free(). */
+struct symbols *symbols_ref(struct symbols *s);
 struct symbols *symbols_free(struct symbols *s);
 DEFINE_CLEANUP(struct symbols *, symbols_free)
 

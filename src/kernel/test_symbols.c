@@ -8,6 +8,8 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -436,6 +438,57 @@ static void test_refresh_backs_off(void **state)
     assert_in_range(n, 9, 15);
 }
 
+struct reader {
+    struct symbols *s;
+    bool stop; /* atomically */
+    unsigned n;
+};
+
+static void *read_stacks(void *arg)
+{
+    static const uint64_t frames[] = {0xffffffff81001020, 0xffffffffc0f3bed8, 0x1234};
+    struct reader *r = arg;
+
+    while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
+        _free_ char *text = symbols_stack_text(r->s, frames, ARRAY_SIZE(frames));
+
+        assert_non_null(text);
+        assert_memory_equal(text, "vfs_write/", strlen("vfs_write/"));
+        __atomic_add_fetch(&r->n, 1, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+
+/** Other threads render stacks while the table is exchanged, also after its first owner has gone.
+ */
+static void test_threads(void **state)
+{
+    struct symbols *s = read_table(sample);
+    struct reader reader = {.s = symbols_ref(s)};
+    uint64_t now = clock_now_ns(CLOCK_BOOTTIME), again;
+    const uint64_t until = clock_now_ns(CLOCK_MONOTONIC) + 60 * NS_PER_SEC;
+    pthread_t threads[2];
+    unsigned n = 0;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, read_stacks, &reader), 0);
+    while (n < 50 && clock_now_ns(CLOCK_MONOTONIC) < until) {
+        now += 61 * NS_PER_SEC;
+        n += (unsigned)symbols_refresh(s, now);
+        sched_yield();
+    }
+    assert_int_equal(n, 50);
+    assert_null(symbols_free(s));
+    again = __atomic_load_n(&reader.n, __ATOMIC_RELAXED);
+    while (__atomic_load_n(&reader.n, __ATOMIC_RELAXED) < again + 10)
+        sched_yield();
+    __atomic_store_n(&reader.stop, true, __ATOMIC_RELEASE);
+    for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    symbols_free(reader.s);
+}
+
 static void test_real(void **state)
 {
     _cleanup_(symbols_freep) struct symbols *s = NULL;
@@ -475,13 +528,21 @@ static void test_real(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_find),      cmocka_unit_test(test_ends),
-        cmocka_unit_test(test_by_name),   cmocka_unit_test(test_stack_text),
-        cmocka_unit_test(test_machinery), cmocka_unit_test(test_place_and_has),
-        cmocka_unit_test(test_hidden),    cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_garbled),   cmocka_unit_test(test_many),
-        cmocka_unit_test(test_refresh),   cmocka_unit_test(test_refresh_backs_off),
-        cmocka_unit_test(test_real),      cmocka_unit_test(test_address),
+        cmocka_unit_test(test_find),
+        cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_by_name),
+        cmocka_unit_test(test_stack_text),
+        cmocka_unit_test(test_machinery),
+        cmocka_unit_test(test_place_and_has),
+        cmocka_unit_test(test_hidden),
+        cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_garbled),
+        cmocka_unit_test(test_many),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_refresh),
+        cmocka_unit_test(test_refresh_backs_off),
+        cmocka_unit_test(test_real),
+        cmocka_unit_test(test_address),
     };
 
     return cmocka_run_group_tests_name("symbols", tests, NULL, NULL);
