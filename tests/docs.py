@@ -29,7 +29,7 @@ FIELD = re.compile(r'\brecord_(?:u64|i64|bool|str|strf|host|stack|open|list|numb
 ENVELOPE = re.compile(r'\badd_(?:known|string_field|number_field|key)\(t, "(\w+)"')
 TABLES = [
     ("docs/records.md", ("Envelope", "Process"), "src/core/record.c", ENVELOPE),
-    ("docs/records.md", ("Closing records",), "src/agent/agent.c", FIELD),
+    ("docs/records.md", ("Closing records", "Episodes"), "src/agent/agent.c", FIELD),
     ("docs/records.md", ("Coverage records",), "src/agent/coverage.c", FIELD),
     ("docs/records.md", ("What is collected",), "src/agent/pending.c", FIELD),
 ]

@@ -299,32 +299,61 @@ static int on_rings(void *arg, uint32_t revents)
     return 0;
 }
 
-/** The closing record of a key's minute. */
+static void write_repeat(struct agent *a, const struct wire_window *w, const struct window_last *of,
+                         const char *last, struct record *r)
+{
+    char first[CLOCK_TEXT_MAX];
+
+    clock_format_ms(clock_realtime(&a->clock, w->first_repeat_ns), first);
+    record_open(r, "repeat");
+    record_str(r, "of", of->tracer_id, sizeof(of->tracer_id));
+    record_u64(r, "count", w->suppressed);
+    if (w->suppressed) {
+        record_str(r, "first_time", first, sizeof(first));
+        record_str(r, "last_time", last, CLOCK_TEXT_MAX);
+    }
+    record_close(r);
+}
+
+/** How long all of it lasted, as far as it is known. */
+static void write_episode(const struct wire_window *w, const char *summary, struct record *r)
+{
+    uint64_t end_ns = w->ended_ns ? w->ended_ns : w->last_ns;
+    uint64_t ms = end_ns > w->started_ns ? (end_ns - w->started_ns) / NS_PER_MS : 0;
+
+    record_u64(r, "duration_ms", ms);
+    record_bool(r, "ended", w->ended_ns != 0);
+    record_summary(r, "%s %llu.%llu s, with %llu more reports: %s",
+                   w->ended_ns ? "over after" : "not reported any more after at least",
+                   (unsigned long long)ms / 1000, (unsigned long long)ms / 100 % 10,
+                   (unsigned long long)w->suppressed, summary);
+}
+
+/** The closing record of a key's minute, or of an episode. */
 static void on_window(struct agent *a, const struct channel_message *m)
 {
     const struct wire_window *w = &m->window.window;
     const struct agent_kind *kind = &a->kinds[m->event];
     _cleanup_(window_last_done) struct window_last of = {};
-    char first[CLOCK_TEXT_MAX], last[CLOCK_TEXT_MAX];
+    uint64_t last_ns = w->ended_ns ? w->ended_ns : w->last_repeat_ns;
+    char last[CLOCK_TEXT_MAX];
+    const char *summary;
     struct record *r;
 
     consume(a); /* the window's full records come first */
     windows_take(a->windows, w->id, &of);
-    if (record_new(&a->origin, kind->event, kind->index,
-                   clock_realtime(&a->clock, w->last_repeat_ns), &r) < 0)
+    if (record_new(&a->origin, kind->event, kind->index, clock_realtime(&a->clock, last_ns), &r) <
+        0)
         return;
-    clock_format_ms(clock_realtime(&a->clock, w->first_repeat_ns), first);
     clock_format_ms(clock_realtime(&a->clock, w->last_repeat_ns), last);
+    summary = of.summary ? of.summary : kind->event->summary;
     record_uncounted(r);
     record_add_brief(r, of.brief ? of.brief : "");
-    record_open(r, "repeat");
-    record_str(r, "of", of.tracer_id, sizeof(of.tracer_id));
-    record_u64(r, "count", w->suppressed);
-    record_str(r, "first_time", first, sizeof(first));
-    record_str(r, "last_time", last, sizeof(last));
-    record_close(r);
-    record_summary(r, "%llu more of the same until %s: %s", w->suppressed, last,
-                   of.summary ? of.summary : kind->event->summary);
+    write_repeat(a, w, &of, last, r);
+    if (w->started_ns)
+        write_episode(w, summary, r);
+    else
+        record_summary(r, "%llu more of the same until %s: %s", w->suppressed, last, summary);
     put(a, r);
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "agent/windows.h"
+#include "core/wire.h"
 
 static struct window_last last_of(unsigned i)
 {
@@ -184,12 +185,31 @@ static void test_many(void **state)
     windows_free(w);
 }
 
+/** Which events belong to a window: both the programs and the root part go by this. */
+static void test_open(void **state)
+{
+    struct wire_window w = {.begin_ns = 1000, .last_ns = 1500};
+
+    (void)state;
+    assert_true(WIRE_WINDOW_OPEN(&w, 1999, 1000)); /* from its first event */
+    assert_false(WIRE_WINDOW_OPEN(&w, 2000, 1000));
+    assert_true(WIRE_WINDOW_OPEN(&w, 900, 1000)); /* another CPU was faster */
+
+    w.started_ns = 1; /* an episode: from its last report */
+    assert_true(WIRE_WINDOW_OPEN(&w, 2499, 1000));
+    assert_false(WIRE_WINDOW_OPEN(&w, 2500, 1000));
+    assert_true(WIRE_WINDOW_OPEN(&w, 1400, 1000));
+    w.ended_ns = 1600;
+    assert_false(WIRE_WINDOW_OPEN(&w, 1600, 1000));
+    assert_false(WIRE_WINDOW_OPEN(&w, 1400, 1000));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_set_and_take), cmocka_unit_test(test_update),
-        cmocka_unit_test(test_empty_texts),  cmocka_unit_test(test_oldest_goes),
-        cmocka_unit_test(test_many),
+        cmocka_unit_test(test_open),        cmocka_unit_test(test_set_and_take),
+        cmocka_unit_test(test_update),      cmocka_unit_test(test_empty_texts),
+        cmocka_unit_test(test_oldest_goes), cmocka_unit_test(test_many),
     };
 
     return cmocka_run_group_tests_name("windows", tests, NULL, NULL);

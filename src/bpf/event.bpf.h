@@ -121,14 +121,15 @@ static __always_inline void event_filtered(struct wire_counters *c, __u32 rule)
  * Two CPUs that meet the same key within the same hundred nanoseconds may both take the last full
  * place: a window may hold a few more full records than the limit, never fewer.
  */
-static __always_inline bool event_window(struct wire_counters *c, struct wire_key *key, __u64 now,
-                                         __u64 *ret_id, __u32 *ret_nth)
+static __always_inline bool event_in_window(struct wire_counters *c, struct wire_key *key,
+                                            __u64 now, __u64 started_ns, __u64 *ret_id,
+                                            __u32 *ret_nth)
 {
     struct wire_window fresh = {};
     struct wire_window *w = NULL;
     __u64 length = common.window_ns;
     __u64 count;
-    int vacant = -1;
+    int vacant = -1, where = 0;
     long r;
 
 #pragma unroll
@@ -139,9 +140,12 @@ static __always_inline bool event_window(struct wire_counters *c, struct wire_ke
         found = bpf_map_lookup_elem(&windows, key);
         if (!found)
             vacant = generation;
-        else if ((__s64)(now - found->begin_ns) < (__s64)length)
+        else if (WIRE_WINDOW_OPEN(found, now, length)) {
             w = found;
+            where = generation;
+        }
     }
+    key->generation = where;
     if (!w) {
         if (vacant < 0) { /* both wait to be swept */
             event_lost(c, WIRE_LOST_KEYS_FULL);
@@ -149,6 +153,8 @@ static __always_inline bool event_window(struct wire_counters *c, struct wire_ke
         }
         key->generation = vacant;
         fresh.begin_ns = now;
+        fresh.started_ns = started_ns;
+        fresh.last_ns = now;
         fresh.id = now ^ ((__u64)bpf_get_smp_processor_id() << 54);
         r = bpf_map_update_elem(&windows, key, &fresh, BPF_NOEXIST);
         w = r == 0 || r == -EEXIST ? bpf_map_lookup_elem(&windows, key) : NULL;
@@ -158,6 +164,8 @@ static __always_inline bool event_window(struct wire_counters *c, struct wire_ke
         }
     }
 
+    if (started_ns)
+        w->last_ns = now;
     count = w->count;
     COUNT(w->count);
     if (count < common.window_limit) {
@@ -171,6 +179,31 @@ static __always_inline bool event_window(struct wire_counters *c, struct wire_ke
     w->last_repeat_ns = now;
     COUNT(c->suppressed);
     return false;
+}
+
+static __always_inline bool event_window(struct wire_counters *c, struct wire_key *key, __u64 now,
+                                         __u64 *ret_id, __u32 *ret_nth)
+{
+    return event_in_window(c, key, now, 0, ret_id, ret_nth);
+}
+
+/**
+ * The same for a report of something that goes on since `started_ns`. Its window is open until
+ * nothing has been reported for the length of a window, or event_episode_over() is called.
+ */
+static __always_inline bool event_episode(struct wire_counters *c, struct wire_key *key, __u64 now,
+                                          __u64 started_ns, __u64 *ret_id, __u32 *ret_nth)
+{
+    return event_in_window(c, key, now, started_ns ? started_ns : 1, ret_id, ret_nth);
+}
+
+/** `key` is as event_episode() has left it. */
+static __always_inline void event_episode_over(const struct wire_key *key, __u64 now)
+{
+    struct wire_window *w = bpf_map_lookup_elem(&windows, key);
+
+    if (w && !w->ended_ns)
+        w->ended_ns = now;
 }
 
 /** Fills all of the head; the stack last. `head` is in the ring. */

@@ -52,7 +52,7 @@ struct event_options {
     struct string_list hooks_off;
 };
 
-#define EVENT_OPTIONS(strukt, ring, keys)                                                          \
+#define EVENT_OPTIONS_REPEAT(strukt, ring, keys, limit, window)                                    \
     {                                                                                              \
         .key = "enabled",                                                                          \
         .type = OPTION_BOOL,                                                                       \
@@ -75,7 +75,7 @@ struct event_options {
             .key = "repeat_limit",                                                                 \
             .type = OPTION_U64,                                                                    \
             .offset = offsetof(strukt, common.repeat_limit),                                       \
-            .fallback = "10",                                                                      \
+            .fallback = limit,                                                                     \
             .min = 1,                                                                              \
             .max = UINT32_MAX,                                                                     \
             .help = "How many events with the same key are recorded in full in one window; the "   \
@@ -85,10 +85,11 @@ struct event_options {
             .key = "repeat_window",                                                                \
             .type = OPTION_DURATION,                                                               \
             .offset = offsetof(strukt, common.repeat_window),                                      \
-            .fallback = "1m",                                                                      \
+            .fallback = window,                                                                    \
             .min = 100 * NS_PER_MS,                                                                \
             .max = 24 * 3600 * NS_PER_SEC,                                                         \
-            .help = "Length of a key's window, from its first event.",                             \
+            .help = "Length of a key's window, from its first event; of what goes on for long, "   \
+                    "from the last report of it.",                                                 \
         },                                                                                         \
         {                                                                                          \
             .key = "repeat_keys",                                                                  \
@@ -107,6 +108,9 @@ struct event_options {
         .help = "Hooks not to use, by the names that `huatuo status` shows; the next alternative " \
                 "is taken.",                                                                       \
     }
+
+/** A kind that does not say otherwise. */
+#define EVENT_OPTIONS(strukt, ring, keys) EVENT_OPTIONS_REPEAT(strukt, ring, keys, "10", "1m")
 
 /** What decode() may use besides the bytes. */
 struct decode {

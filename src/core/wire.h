@@ -83,7 +83,17 @@ struct wire_window {
     __u64 suppressed;      /* of these: counted only */
     __u64 first_repeat_ns; /* first suppressed one */
     __u64 last_repeat_ns;  /* last suppressed one */
+    /* Of an episode: something that goes on, of which the events are reports. */
+    __u64 started_ns; /* when it began; 0: this is no episode */
+    __u64 last_ns;    /* the last report, full or not */
+    __u64 ended_ns;   /* when it was over; 0: not known (yet) */
 };
+
+/** Whether an event at that time still belongs to the window: in its length, or, if it is an
+ * episode, within that length of the last report and before the end. Else it is to be swept. */
+#define WIRE_WINDOW_OPEN(w, now_ns, length_ns)                                                     \
+    (!(w)->ended_ns &&                                                                             \
+     (__s64)((now_ns) - ((w)->started_ns ? (w)->last_ns : (w)->begin_ns)) < (__s64)(length_ns))
 
 #define WIRE_OWN_MAX 64
 

@@ -537,12 +537,14 @@ int kind_sweep(const struct kind *kind, const struct event_options *options, uin
         for (uint32_t i = 0; i < n; i++) {
             int told = 0;
 
-            if (!all && (int64_t)(now_boot_ns - found[i].begin_ns) <
-                            (int64_t)(options->repeat_window + SWEEP_GRACE_NS))
+            if (!all &&
+                WIRE_WINDOW_OPEN(&found[i], now_boot_ns, options->repeat_window + SWEEP_GRACE_NS))
+                continue;
+            if (!all && found[i].ended_ns && now_boot_ns - found[i].ended_ns < SWEEP_GRACE_NS)
                 continue;
             /* Nobody writes into a closed window: its key's next event opened another generation.
              */
-            if (found[i].suppressed)
+            if (found[i].suppressed || found[i].ended_ns)
                 told = fn(arg, &keys[i], &found[i]);
             if (told < 0)
                 return told;

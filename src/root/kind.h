@@ -80,9 +80,9 @@ int kind_open_iterator(const struct kind *kind);
 uint64_t kind_missed(const struct kind *kind);
 
 /**
- * Takes windows that have closed out of the kernel; those with repeats are given to `fn`. `all`:
- * also those that are still open (at the end). A negative result of `fn` is passed on at once: that
- * window, and those that come after it, stay for the next time.
+ * Takes windows that have closed out of the kernel; those with repeats, and episodes whose end is
+ * known, are given to `fn`. `all`: also those that are still open (at the end). A negative result
+ * of `fn` is passed on at once: that window, and those that come after it, stay for the next time.
  */
 int kind_sweep(const struct kind *kind, const struct event_options *options, uint64_t now_boot_ns,
                bool all,
