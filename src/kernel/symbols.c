@@ -603,10 +603,25 @@ static int find_and_note(struct symbols *s, uint64_t addr, struct symbol *ret)
     return r;
 }
 
-/* Entries from interrupts and exceptions: the frame below is the interrupted instruction itself. */
+/* Entries from interrupts and exceptions: the frame below is the interrupted instruction itself.
+ * asm_call_* is where the stack is changed, which is no entry (x86, before 5.12). */
 static bool is_interrupt_entry(const char *name)
 {
-    return strncmp(name, "asm_", 4) == 0 || strncmp(name, "el1", 3) == 0;
+    return (strncmp(name, "asm_", 4) == 0 && strncmp(name, "asm_call_", 9) != 0) ||
+           strncmp(name, "el1", 3) == 0;
+}
+
+const char *symbols_text_interrupted(const char *text)
+{
+    for (const char *line = text; line; line = strchr(line, '\n')) {
+        const char *next;
+
+        line += *line == '\n';
+        next = strchr(line, '\n');
+        if (next && is_interrupt_entry(line))
+            return next + 1;
+    }
+    return text;
 }
 
 /*

@@ -525,22 +525,36 @@ static void test_real(void **state)
     assert_true(symbols_by_name(s, "kfree_skbmem", &symbol, 1) >= 1);
 }
 
+/** What lies below the innermost interrupt. */
+static void test_interrupted(void **state)
+{
+    static const char with[] = "printk/1 [kernel]\nwatchdog_timer_fn/2 [kernel]\n"
+                               "asm_call_sysvec_on_stack/3 [kernel]\n" /* changes the stack only */
+                               "asm_sysvec_apic_timer_interrupt/4 [kernel]\n"
+                               "loop/5 [xfs]\nasm_exc_page_fault/6 [kernel]\nuser/7 [kernel]";
+    static const char arm[] = "a/1 [kernel]\nel1h_64_irq/2 [kernel]\nb/3 [kernel]";
+    static const char *const without[] = {"", "a/1 [kernel]", "a/1 [kernel]\nb/2 [kernel]",
+                                          "a/1 [kernel]\nasm_exc_page_fault/2 [kernel]",
+                                          "a_asm_b/1 [kernel]\nb/2 [kernel]"};
+
+    (void)state;
+    assert_string_equal(symbols_text_interrupted(with),
+                        "loop/5 [xfs]\nasm_exc_page_fault/6 [kernel]\nuser/7 [kernel]");
+    assert_string_equal(symbols_text_interrupted(arm), "b/3 [kernel]");
+    for (size_t i = 0; i < ARRAY_SIZE(without); i++)
+        assert_ptr_equal(symbols_text_interrupted(without[i]), without[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_find),
-        cmocka_unit_test(test_ends),
-        cmocka_unit_test(test_by_name),
-        cmocka_unit_test(test_stack_text),
-        cmocka_unit_test(test_machinery),
-        cmocka_unit_test(test_place_and_has),
-        cmocka_unit_test(test_hidden),
-        cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_garbled),
-        cmocka_unit_test(test_many),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_refresh),
-        cmocka_unit_test(test_refresh_backs_off),
+        cmocka_unit_test(test_interrupted),   cmocka_unit_test(test_find),
+        cmocka_unit_test(test_ends),          cmocka_unit_test(test_by_name),
+        cmocka_unit_test(test_stack_text),    cmocka_unit_test(test_machinery),
+        cmocka_unit_test(test_place_and_has), cmocka_unit_test(test_hidden),
+        cmocka_unit_test(test_missing),       cmocka_unit_test(test_garbled),
+        cmocka_unit_test(test_many),          cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_refresh),       cmocka_unit_test(test_refresh_backs_off),
         cmocka_unit_test(test_real),
         cmocka_unit_test(test_address),
     };
