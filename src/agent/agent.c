@@ -172,7 +172,8 @@ static void wait_for_answers(struct agent *a, struct agent_kind *kind, const voi
         pending_add(a->pending, r, now);
         return;
     }
-    e = collector_start(a->collector, kind->event, kind->index, raw, note, &ticket);
+    e = collector_start(a->collector, kind->event, kind->index, kind->on_demand, raw, note,
+                        &ticket);
     pending_add_collected(a->pending, r, ticket, e, now);
 }
 
@@ -756,6 +757,8 @@ static int receive_kinds(struct agent *a)
             kind_take_hook(&a->kinds[m.event], &m);
         else if (m.type == CHANNEL_KIND)
             r = kind_take(&a->kinds[m.event], &m, fds, n_fds);
+        else if ((m.type == CHANNEL_SAMPLES || m.type == CHANNEL_PERF) && n_fds == 1)
+            r = kind_take_on_demand(&a->kinds[m.event], &m, fds[0]);
         if (r < 0)
             return r;
     }

@@ -28,6 +28,7 @@ struct job {
     bool cancelled;
     bool asked;   /* for a snapshot, and no answer has come */
     int snapshot; /* the answer, until it is read; -1: none */
+    struct on_demand *on_demand;
     int result;
     struct record *part; /* owned; of a job that is done */
     alignas(8) char note[EVENT_NOTE_BYTES];
@@ -58,6 +59,7 @@ struct running {
 static void job_free(struct job *job)
 {
     fd_close(job->snapshot);
+    on_demand_free(job->on_demand);
     record_free(job->part);
     free(job);
 }
@@ -129,6 +131,13 @@ static int snapshot(const struct collect *collect, void **ret, size_t *ret_size)
     return r;
 }
 
+static int run_on_demand(const struct collect *collect, unsigned hook, unsigned cpu, unsigned times)
+{
+    const struct running *running = (const struct running *)collect;
+
+    return on_demand_run(running->job->on_demand, hook, cpu, times);
+}
+
 static void run(struct collector *c, struct job *job)
 {
     const struct running running = {
@@ -138,6 +147,9 @@ static void run(struct collector *c, struct job *job)
                 .symbols = c->options.symbols,
                 .note = job->note,
                 .snapshot = snapshot,
+                .run = run_on_demand,
+                .n_cpus = on_demand_cpus(job->on_demand),
+                .samples = on_demand_samples(job->on_demand),
             },
         .collector = c,
         .job = job,
@@ -278,8 +290,9 @@ static int serve(struct collector *c)
     return 0;
 }
 
-int collector_start(struct collector *c, const struct event *event, unsigned index, const void *raw,
-                    const void *note, uint64_t *ret_ticket)
+int collector_start(struct collector *c, const struct event *event, unsigned index,
+                    struct on_demand *on_demand, const void *raw, const void *note,
+                    uint64_t *ret_ticket)
 {
     struct job *job = calloc(1, sizeof(*job) + event->wire_size);
     int r;
@@ -289,6 +302,7 @@ int collector_start(struct collector *c, const struct event *event, unsigned ind
     job->event = event;
     job->index = index;
     job->snapshot = -1;
+    job->on_demand = on_demand_ref(on_demand);
     memcpy(job->note, note, sizeof(job->note));
     memcpy(job->raw, raw, event->wire_size);
 

@@ -7,6 +7,7 @@
  * other; who asked does not wait, and gives up an answer by its ticket.
  */
 
+#include "agent/on_demand.h"
 #include "core/event.h"
 
 struct collector;
@@ -29,10 +30,12 @@ DEFINE_CLEANUP(struct collector *, collector_free)
 
 /**
  * Begins; raw (event->wire_size bytes) and note (EVENT_NOTE_BYTES) are copied. `index` is that in
- * events[]. -EBUSY: too many are under way; -ENOMEM, -EAGAIN: no memory, no thread.
+ * events[]; `on_demand` may be NULL. -EBUSY: too many are under way; -ENOMEM, -EAGAIN: no memory,
+ * no thread.
  */
-int collector_start(struct collector *c, const struct event *event, unsigned index, const void *raw,
-                    const void *note, uint64_t *ret_ticket);
+int collector_start(struct collector *c, const struct event *event, unsigned index,
+                    struct on_demand *on_demand, const void *raw, const void *note,
+                    uint64_t *ret_ticket);
 /**
  * 1: the part is there, and the caller's; the ticket is used up. 0: not yet; collector_fd() becomes
  * readable. Negative errno: there will be none, and the ticket is used up.

@@ -62,6 +62,22 @@ int kind_take(struct agent_kind *kind, const struct channel_message *m, const in
     return r;
 }
 
+int kind_take_on_demand(struct agent_kind *kind, const struct channel_message *m, int fd)
+{
+    bool samples = m->type == CHANNEL_SAMPLES;
+    _close_fd_ int owned = fd;
+    int r = 0;
+
+    if (!kind->loaded || fd < 0 || (samples && (kind->on_demand || !kind->event->sample_size)))
+        return -EBADMSG;
+    if (!kind->on_demand)
+        r = on_demand_new(AGENT_HOOKS_MAX, kind->n_cpus, samples ? fd : -1,
+                          kind->event->sample_size, &kind->on_demand);
+    if (r < 0 || samples)
+        return r;
+    return on_demand_add(kind->on_demand, m->perf.hook, m->perf.cpu, TAKE_FD(owned));
+}
+
 void kind_take_hook(struct agent_kind *kind, const struct channel_message *m)
 {
     struct agent_hook_way *way;
@@ -82,6 +98,7 @@ void kind_done(struct agent_kind *kind)
         munmap((void *)kind->common, sizeof(*kind->common));
     if (kind->settings)
         munmap(kind->settings, kind->settings_size);
+    kind->on_demand = on_demand_free(kind->on_demand);
     json_decref(kind->past.filtered_by);
     json_decref(kind->past.lost_by);
     json_decref(kind->noted.lost_by);

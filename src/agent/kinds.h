@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "agent/on_demand.h"
 #include "core/channel.h"
 #include "store/store.h"
 
@@ -52,6 +53,7 @@ struct agent_kind {
     volatile struct wire_common *common; /* mapped */
     void *settings;                      /* mapped; NULL: none */
     size_t settings_size;
+    struct on_demand *on_demand; /* NULL: nothing of it runs on demand */
 
     struct kind_past past;
     struct {
@@ -79,6 +81,8 @@ void kind_init(struct agent_kind *kind, unsigned index, const struct event_optio
 int kind_take(struct agent_kind *kind, const struct channel_message *m, const int *fds,
               size_t n_fds);
 void kind_take_hook(struct agent_kind *kind, const struct channel_message *m);
+/** Of a CHANNEL_SAMPLES or CHANNEL_PERF message, of a kind that is loaded; takes `fd` over. */
+int kind_take_on_demand(struct agent_kind *kind, const struct channel_message *m, int fd);
 void kind_done(struct agent_kind *kind);
 /** The hook's way that is in use, or NULL. */
 const struct hook_way *kind_way(const struct agent_kind *kind, unsigned hook);

@@ -110,7 +110,7 @@ static uint64_t start(struct fixture *f, const struct raw *raw)
     static const unsigned char note[EVENT_NOTE_BYTES] = {42};
     uint64_t ticket = 0;
 
-    assert_int_equal(collector_start(f->collector, &event, 3, raw, note, &ticket), 0);
+    assert_int_equal(collector_start(f->collector, &event, 3, NULL, raw, note, &ticket), 0);
     assert_true(ticket != 0);
     return ticket;
 }
@@ -226,7 +226,7 @@ static void test_too_many(void **state)
         raw.number = i;
         tickets[i] = start(f, &raw);
     }
-    assert_int_equal(collector_start(f->collector, &event, 3, &raw, note, &none), -EBUSY);
+    assert_int_equal(collector_start(f->collector, &event, 3, NULL, &raw, note, &none), -EBUSY);
     assert_true(none == 0);
     collector_cancel(f->collector, tickets[JOBS_MAX - 1]); /* it still waits for its turn */
     raw.number = 99;
@@ -293,7 +293,8 @@ static void test_no_snapshot(void **state)
     assert_int_equal(number(data, "error"), -ENODATA);
     json_decref(data);
     assert_int_equal(f->asked, 2);
-    assert_int_equal(collector_start(f->collector, &without_snapshot, 3, &raw, note, &ticket), 0);
+    assert_int_equal(collector_start(f->collector, &without_snapshot, 3, NULL, &raw, note, &ticket),
+                     0);
     data = part_of(f, ticket);
     assert_int_equal(number(data, "error"), -ENODATA);
     json_decref(data);

@@ -13,6 +13,8 @@ enum channel_type {
     /* root part to agent */
     CHANNEL_KIND = 1,  /* a kind is loaded; descriptors: ring, counters, common[, settings] */
     CHANNEL_HOOK,      /* what became of one way of one hook */
+    CHANNEL_SAMPLES,   /* follows its CHANNEL_KIND; descriptor: the map `samples` */
+    CHANNEL_PERF,      /* follows that; descriptor: the event of one hook on one CPU */
     CHANNEL_LOADED,    /* that was all: give up privilege and begin to watch */
     CHANNEL_WINDOW,    /* a repeat window has closed with repeats */
     CHANNEL_MISSED,    /* how often the kernel left our programs out */
@@ -60,6 +62,9 @@ struct channel_message {
         struct {
             uint32_t hook, way, state; /* enum hook_state */
         } hook;
+        struct {
+            uint32_t hook, cpu;
+        } perf;
         struct {
             struct wire_key key;
             struct wire_window window;

@@ -21,6 +21,12 @@ struct hook_way {
 
 #define HOOK_WAYS_MAX 6
 
+/** A software event of perf_event_open(2), PERF_TYPE_SOFTWARE. */
+struct hook_perf {
+    uint64_t config; /* PERF_COUNT_SW_... */
+    uint64_t period; /* sample_period: ns of PERF_COUNT_SW_CPU_CLOCK */
+};
+
 /** A fact that the kind watches, and its ways in order of preference. Its own failure domain. */
 struct hook {
     const char *name;    /* "kfree_skb" */
@@ -36,6 +42,10 @@ struct hook {
      * delete the key that it is run for. At most one of a kind's hooks. Linux 5.10, 1b4d60ec162f.
      */
     const char *tends;
+    /** Its program (SEC("perf_event")) runs on a CPU when collect() asks for it (struct
+     * collect.run), and makes no events either: it is on such an event of every CPU, which is off
+     * until then and costs nothing. NULL: an ordinary hook. Optional. */
+    const struct hook_perf *perf;
     struct hook_way ways[HOOK_WAYS_MAX]; /* ends with a row whose name is NULL, if shorter */
 };
 
@@ -139,6 +149,15 @@ struct collect {
      * freed by the caller. -ENODATA: there is none, or it did not come in time. Once an event.
      */
     int (*snapshot)(const struct collect *c, void **ret, size_t *ret_size);
+    /**
+     * Lets the program of a hook with `perf`, by its index in the kind's hooks, run the next
+     * `times` times that its event happens on a CPU. Waits until that CPU has taken an interrupt,
+     * and keeps the CPU on which it waits from all others: not to be called for one that takes
+     * none (kernel/cpus.h). -ENOENT: there is no such program on that CPU.
+     */
+    int (*run)(const struct collect *c, unsigned hook, unsigned cpu, unsigned times);
+    unsigned n_cpus;              /* possible ones */
+    const volatile void *samples; /* event.sample_size bytes a CPU; live. NULL: there are none */
 };
 
 #define COLLECT_SNAPSHOT_MAX (32 * 1024 * 1024)
@@ -162,6 +181,9 @@ struct event {
     /** Bytes of one raw event; begins with struct wire_head. Others are counted as lost (decode).
      */
     size_t wire_size;
+    /** What a program leaves for each CPU in the map `samples` of the BPF object; 0: it has none.
+     */
+    size_t sample_size;
     /** Size of the kind's own settings in the section .data.settings; 0: it has none. */
     size_t settings_size;
     /**

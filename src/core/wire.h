@@ -95,6 +95,18 @@ struct wire_window {
     (!(w)->ended_ns &&                                                                             \
      (__s64)((now_ns) - ((w)->started_ns ? (w)->last_ns : (w)->begin_ns)) < (__s64)(length_ns))
 
+/** What a CPU was doing when bpf/sample.bpf.h looked; in the map `samples`. */
+struct wire_sample {
+    __u64 time_ns; /* CLOCK_BOOTTIME; written last. 0: nobody has looked yet */
+    __u32 pid;     /* process of the task that was running there; 0: idle */
+    __u32 tid;
+    char comm[WIRE_COMM_LEN];
+    __s32 stack_bytes; /* as in wire_head; 0: it ran in user mode */
+    __u32 pad;
+    __u64 stack[WIRE_STACK_MAX];
+};
+WIRE_ASSERT(sizeof(struct wire_sample) == 40 + 8 * WIRE_STACK_MAX, "wire_sample has holes");
+
 #define WIRE_OWN_MAX 64
 
 /** A socket of the agent itself: its local port, host order. */

@@ -555,8 +555,7 @@ int main(void)
         cmocka_unit_test(test_missing),       cmocka_unit_test(test_garbled),
         cmocka_unit_test(test_many),          cmocka_unit_test(test_threads),
         cmocka_unit_test(test_refresh),       cmocka_unit_test(test_refresh_backs_off),
-        cmocka_unit_test(test_real),
-        cmocka_unit_test(test_address),
+        cmocka_unit_test(test_real),          cmocka_unit_test(test_address),
     };
 
     return cmocka_run_group_tests_name("symbols", tests, NULL, NULL);

@@ -4,10 +4,13 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <linux/perf_event.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "core/log.h"
 #include "kernel/symbols.h"
@@ -197,6 +200,8 @@ static int prepare(const struct kind *kind, const struct event_options *options,
         r = size_map(object, "windows", (uint32_t)options->repeat_keys);
     if (r == 0)
         r = size_map(object, "ring", ring_bytes(options->ring_size));
+    if (r == 0 && kind->event->sample_size)
+        r = size_map(object, "samples", kind->n_cpus);
     if (r == 0)
         r = share_map(object, kind->before);
     if (r < 0) {
@@ -252,31 +257,78 @@ static int begin_tending(struct kind *kind, unsigned h, const struct bpf_program
     return 0;
 }
 
+static int open_perf(const struct hook_perf *perf, unsigned cpu, int program)
+{
+    struct perf_event_attr attr = {
+        .type = PERF_TYPE_SOFTWARE,
+        .size = sizeof(attr),
+        .config = perf->config,
+        .sample_period = perf->period,
+        .disabled = 1,
+    };
+    int fd = (int)syscall(SYS_perf_event_open, &attr, -1, (int)cpu, -1, PERF_FLAG_FD_CLOEXEC);
+
+    if (fd < 0)
+        return -errno;
+    if (ioctl(fd, PERF_EVENT_IOC_SET_BPF, program) < 0) {
+        int r = -errno;
+
+        close(fd);
+        return r;
+    }
+    return fd;
+}
+
+/** CPUs that are not there, and those for which there is no descriptor left, go without. */
+static int attach_perf(struct kind *kind, unsigned h, int program)
+{
+    int *fds = malloc(kind->n_cpus * sizeof(*fds));
+    int r = -ENODEV;
+    bool any = false;
+
+    if (!fds)
+        return -ENOMEM;
+    kind->perf[h] = fds;
+    for (unsigned cpu = 0; cpu < kind->n_cpus; cpu++) {
+        fds[cpu] = open_perf(kind->event->hooks[h].perf, cpu, program);
+        if (fds[cpu] >= 0)
+            any = true;
+        else
+            r = fds[cpu];
+    }
+    return any ? 0 : r;
+}
+
+static int attach_program(struct kind *kind, unsigned h, struct bpf_program *program)
+{
+    const struct hook *hook = &kind->event->hooks[h];
+    struct bpf_link *link;
+
+    if (hook->tends)
+        return begin_tending(kind, h, program);
+    if (hook->perf)
+        return attach_perf(kind, h, bpf_program__fd(program));
+    if (kind->n_links >= KIND_PROGRAMS_MAX)
+        return -E2BIG;
+    link = bpf_program__attach(program);
+    if (!link)
+        return -errno;
+    kind->links[kind->n_links++] = link;
+    if (hook->snapshot)
+        kind->iterator = link;
+    return 0;
+}
+
 static int attach_way(struct kind *kind, unsigned h)
 {
     const struct hook_way *way = &kind->event->hooks[h].ways[kind->hooks[h].chosen];
 
     for (const char *const *name = way->programs; *name; name++) {
         struct bpf_program *program = bpf_object__find_program_by_name(kind->object, *name);
-        struct bpf_link *link;
+        int r = program ? attach_program(kind, h, program) : -ENOENT;
 
-        if (!program)
-            return -ENOENT;
-        if (kind->event->hooks[h].tends) {
-            int r = begin_tending(kind, h, program);
-
-            if (r < 0)
-                return r;
-            continue;
-        }
-        if (kind->n_links >= KIND_PROGRAMS_MAX)
-            return -E2BIG;
-        link = bpf_program__attach(program);
-        if (!link)
-            return -errno;
-        kind->links[kind->n_links++] = link;
-        if (kind->event->hooks[h].snapshot)
-            kind->iterator = link;
+        if (r < 0)
+            return r;
     }
     return 0;
 }
@@ -458,6 +510,12 @@ void kind_detach(struct kind *kind)
     kind->iterator = NULL;
     while (kind->n_links)
         bpf_link__destroy(kind->links[--kind->n_links]);
+    for (unsigned h = 0; h < KIND_HOOKS_MAX; h++) {
+        for (unsigned cpu = 0; kind->perf[h] && cpu < kind->n_cpus; cpu++)
+            fd_close(kind->perf[h][cpu]);
+        free(kind->perf[h]);
+        kind->perf[h] = NULL;
+    }
 }
 
 void kind_close(struct kind *kind)

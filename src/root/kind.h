@@ -30,6 +30,7 @@ struct kind {
     const struct bpf_link *iterator;  /* one of them: the hook that is a snapshot; NULL: none */
     const char *tended;               /* the map that a hook tends; NULL: none */
     const struct bpf_program *tender; /* its program */
+    int *perf[KIND_HOOKS_MAX];        /* owned: of a hook with `perf`, an event a CPU; -1: none */
     struct kind_hook hooks[KIND_HOOKS_MAX];
     unsigned n_hooks;
     unsigned n_cpus;

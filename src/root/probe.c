@@ -220,6 +220,14 @@ static void judge_kprobe(const struct probe_facts *facts, const char *name, stru
     }
 }
 
+/** What every kernel with BPF has. */
+static void judge_nothing(const struct probe_facts *facts, const char *name, struct probe *ret)
+{
+    (void)facts;
+    (void)name;
+    (void)ret;
+}
+
 static const struct {
     const char *prefix;
     void (*judge)(const struct probe_facts *facts, const char *name, struct probe *ret);
@@ -236,6 +244,7 @@ static const struct {
     {"kprobe/", judge_kprobe},
     {"kretprobe/", judge_kprobe},
     {"iter/", judge_iterator},
+    {"perf_event", judge_nothing},
 };
 
 void probe_judge_section(const struct probe_facts *facts, const char *section, struct probe *ret)

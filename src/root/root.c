@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -23,13 +24,14 @@
 #include "root/provoke.h"
 #include "root/sockets.h"
 
-#define KINDS_MAX        32
-#define TICK_NS          (1 * NS_PER_SEC)
-#define END_BOUND_NS     (10 * NS_PER_SEC)
-#define PREPARE_BOUND_NS (30 * NS_PER_SEC)
-#define PROVOKE_BOUND_NS (10 * NS_PER_SEC) /* of one kind */
+#define KINDS_MAX          32
+#define TICK_NS            (1 * NS_PER_SEC)
+#define END_BOUND_NS       (10 * NS_PER_SEC)
+#define PREPARE_BOUND_NS   (30 * NS_PER_SEC)
+#define PROVOKE_BOUND_NS   (10 * NS_PER_SEC) /* of one kind */
 /* As long as we may have to wait for a CPU in between. */
-#define SWITCH_AFTER_NS  (20ULL * WIRE_SAME_EVENT_NS)
+#define SWITCH_AFTER_NS    (20ULL * WIRE_SAME_EVENT_NS)
+#define DESCRIPTORS_WANTED 16384
 
 /** An agent proper and the channel to it. */
 struct partner {
@@ -141,6 +143,34 @@ static int tell_kind(struct partner *partner, size_t i, const struct kind *kind,
     return tell(partner, &m, fds, n_fds);
 }
 
+/** What runs on demand: where it leaves what it finds, and by what it is asked to. */
+static int tell_on_demand(struct partner *partner, size_t i, const struct kind *kind)
+{
+    struct channel_message m = {.type = CHANNEL_SAMPLES, .event = (uint32_t)i};
+    int samples = kind->object && events[i]->sample_size ? kind_map_fd(kind, "samples") : -1;
+    int r = samples >= 0 ? tell(partner, &m, &samples, 1) : 0;
+
+    m.type = CHANNEL_PERF;
+    for (unsigned h = 0; h < kind->n_hooks; h++)
+        for (unsigned cpu = 0; r == 0 && kind->perf[h] && cpu < kind->n_cpus; cpu++) {
+            if (kind->perf[h][cpu] < 0)
+                continue;
+            m.perf.hook = h;
+            m.perf.cpu = cpu;
+            r = tell(partner, &m, &kind->perf[h][cpu], 1);
+        }
+    return r;
+}
+
+static int tell_all_of(struct partner *partner, size_t i, const struct kind *kind, bool fresh)
+{
+    int r = tell_hooks(partner, i, kind);
+
+    if (r == 0)
+        r = tell_kind(partner, i, kind, fresh);
+    return r < 0 ? r : tell_on_demand(partner, i, kind);
+}
+
 static int load_kind(struct root *root, size_t i, const struct config *config,
                      const struct kind *before, struct kind *ret)
 {
@@ -160,9 +190,7 @@ static int load_kinds(struct root *root)
         if (!kind_options(root->config, i)->enabled)
             continue;
         load_kind(root, i, root->config, NULL, &root->kinds[i]);
-        r = tell_hooks(&root->agent, i, &root->kinds[i]);
-        if (r == 0)
-            r = tell_kind(&root->agent, i, &root->kinds[i], true);
+        r = tell_all_of(&root->agent, i, &root->kinds[i], true);
         if (r < 0)
             return r;
     }
@@ -366,9 +394,7 @@ static int prepare_next(struct root *root)
 
         if (!kind_options(reload->config, i)->enabled)
             continue;
-        r = tell_hooks(&reload->next, i, kind);
-        if (r == 0)
-            r = tell_kind(&reload->next, i, kind, reload->anew[i]);
+        r = tell_all_of(&reload->next, i, kind, reload->anew[i]);
     }
     malloc_trim(0);
     return r < 0 ? r : tell(&reload->next, &loaded, NULL, 0);
@@ -780,6 +806,17 @@ static int exit_status(const struct root *root)
     return EXIT_FAILURE;
 }
 
+/** One for each CPU and each hook that runs on demand, here and in the agent. */
+static void allow_descriptors(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= DESCRIPTORS_WANTED)
+        return;
+    limit.rlim_cur = MIN(limit.rlim_max, (rlim_t)DESCRIPTORS_WANTED);
+    setrlimit(RLIMIT_NOFILE, &limit); /* if not, some CPUs go without */
+}
+
 int root_run(struct config *config, const struct root_options *options)
 {
     struct root *root = calloc(1, sizeof(*root));
@@ -791,6 +828,7 @@ int root_run(struct config *config, const struct root_options *options)
         config_free(config);
         return EXIT_FAILURE;
     }
+    allow_descriptors();
     root->config = config;
     root->options = options;
     root->agent.channel = root->reload.next.channel = -1;

@@ -107,7 +107,8 @@ static void test_judged(void **state)
     expect(f, "kprobe/conn_request", PROBE_REFUSED, "no function");
     expect(f, "kprobe/tcp_conn", PROBE_REFUSED, "no function");
     expect(f, "kretprobe/last", PROBE_REFUSED, "no function"); /* cut off: might be last_one */
-    expect(f, "perf_event", PROBE_UNKNOWN, "only trying");
+    expect(f, "?perf_event", PROBE_SHOULD, "");
+    expect(f, "lsm/file_open", PROBE_UNKNOWN, "only trying");
     expect(f, "", PROBE_UNKNOWN, "only trying");
     expect(f, "tp/skb/kfree_skb", PROBE_REFUSED, "tracefs is not mounted");
 }
