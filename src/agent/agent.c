@@ -68,6 +68,7 @@ struct agent {
     size_t n_kinds;
     struct ring_buffer *rings;
     struct kernel kernel;
+    int sysrq;    /* eventfd of the root part; -1: it is not allowed */
     int kallsyms; /* opened with privilege, -1 once the symbols have it */
 
     struct loop *loop;
@@ -751,6 +752,11 @@ static int receive_kinds(struct agent *a)
             return -EPIPE;
         if (m.type == CHANNEL_LOADED)
             return 0;
+        if (m.type == CHANNEL_SYSRQ && n_fds == 1) {
+            fd_close(a->sysrq);
+            a->sysrq = fds[0];
+            continue;
+        }
         if (m.event >= a->n_kinds)
             return -EBADMSG;
         if (m.type == CHANNEL_HOOK)
@@ -923,6 +929,17 @@ static int ask_iterator(void *arg, unsigned event)
     return a->channel < 0 ? -EPIPE : channel_send(a->channel, &m, NULL, 0);
 }
 
+/** On any thread. */
+static int ask_sysrq(void *arg)
+{
+    const struct agent *a = arg;
+    const uint64_t one = 1;
+
+    if (a->sysrq < 0)
+        return -EPERM;
+    return write(a->sysrq, &one, sizeof(one)) < 0 ? -errno : 0;
+}
+
 static int ask_sockets(void *arg)
 {
     return ask_iterator(arg, CHANNEL_SOCKETS);
@@ -945,6 +962,7 @@ static int open_parts(struct agent *a)
         .max = COLLECT_MAX,
         .ask = ask_iterator,
         .arg = a,
+        .sysrq = ask_sysrq,
     };
     int r = open_kernel(a);
 
@@ -1182,6 +1200,7 @@ static void end(struct agent *a)
     enums_free(a->kernel.enums);
     fd_close(a->status_socket);
     fd_close(a->clock_fd);
+    fd_close(a->sysrq);
     fd_close(a->kallsyms);
     fd_close(a->state_fd);
     fd_close(a->channel);
@@ -1248,6 +1267,7 @@ int agent_run(int channel, const struct config *config, const struct config *bef
         .status_socket = -1,
         .state_fd = -1,
         .clock_fd = -1,
+        .sysrq = -1,
         .kallsyms = -1,
     };
     a->options = config_section(config, "agent");

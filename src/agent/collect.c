@@ -138,6 +138,13 @@ static int run_on_demand(const struct collect *collect, unsigned hook, unsigned 
     return on_demand_run(running->job->on_demand, hook, cpu, times);
 }
 
+static int ask_sysrq(const struct collect *collect)
+{
+    const struct collector *c = ((const struct running *)collect)->collector;
+
+    return c->options.sysrq ? c->options.sysrq(c->options.arg) : -EPERM;
+}
+
 static void run(struct collector *c, struct job *job)
 {
     const struct running running = {
@@ -148,6 +155,7 @@ static void run(struct collector *c, struct job *job)
                 .note = job->note,
                 .snapshot = snapshot,
                 .run = run_on_demand,
+                .sysrq = ask_sysrq,
                 .n_cpus = on_demand_cpus(job->on_demand),
                 .samples = on_demand_samples(job->on_demand),
             },

@@ -20,6 +20,8 @@ struct collector_options {
     /** Asks for a descriptor of a kind's iterator; it, or that there is none, is given to
      * collector_take(). Negative errno: it cannot. Called on the thread of collector_start(). */
     int (*ask)(void *arg, unsigned event);
+    /** As in struct collect; called on any thread. NULL: it is not allowed. */
+    int (*sysrq)(void *arg);
     void *arg;
 };
 

@@ -92,6 +92,15 @@ static const struct option agent_options_table[] = {
         .fallback = "false",
         .help = "Keep only the first word of command lines, as arguments may hold secrets.",
     },
+    {
+        .key = "sysrq",
+        .type = OPTION_BOOL,
+        .offset = offsetof(struct agent_options, sysrq),
+        .fallback = "false",
+        .help = "Let the kernel write the stacks of all CPUs into its log (sysrq l) when a record "
+                "has to go without that of a CPU which takes no interrupts; at most once a minute. "
+                "It is hundreds of lines, and an NMI to each CPU.",
+    },
     {},
 };
 

@@ -13,6 +13,7 @@ struct agent_options {
     uint64_t resolve_timeout; /* ns a record waits for names */
     struct string_list dns_servers;
     bool mask_cmdline;
+    bool sysrq;
 };
 
 /** agent, store, then one for each event kind. Static memory. */

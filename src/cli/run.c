@@ -140,6 +140,13 @@ static int reload(void *arg, struct config **ret)
     return configure(arg, ret) == CLI_OK ? 0 : -EINVAL;
 }
 
+static bool may_sysrq(const struct config *config)
+{
+    const struct agent_options *agent = config_section(config, "agent");
+
+    return agent->sysrq;
+}
+
 static int run(int argc, char **argv)
 {
     const char *duration = NULL, *output = "text";
@@ -151,6 +158,7 @@ static int run(int argc, char **argv)
         .agent_arg = &setup,
         .reload = reload,
         .reload_arg = &source,
+        .may_sysrq = may_sysrq,
     };
     const struct argument table[] = {
         {"--config", .value = &source.path},   {"--set", .values = sets},

@@ -15,6 +15,7 @@ enum channel_type {
     CHANNEL_HOOK,      /* what became of one way of one hook */
     CHANNEL_SAMPLES,   /* follows its CHANNEL_KIND; descriptor: the map `samples` */
     CHANNEL_PERF,      /* follows that; descriptor: the event of one hook on one CPU */
+    CHANNEL_SYSRQ,     /* it is allowed; descriptor: an eventfd, to be written to for sysrq l */
     CHANNEL_LOADED,    /* that was all: give up privilege and begin to watch */
     CHANNEL_WINDOW,    /* a repeat window has closed with repeats */
     CHANNEL_MISSED,    /* how often the kernel left our programs out */

@@ -156,6 +156,9 @@ struct collect {
      * none (kernel/cpus.h). -ENOENT: there is no such program on that CPU.
      */
     int (*run)(const struct collect *c, unsigned hook, unsigned cpu, unsigned times);
+    /** Has the stacks of all CPUs written into the kernel's log (sysrq l), soon and not more than
+     * once a minute. -EPERM: the operator has not allowed it (agent.sysrq). */
+    int (*sysrq)(const struct collect *c);
     unsigned n_cpus;              /* possible ones */
     const volatile void *samples; /* event.sample_size bytes a CPU; live. NULL: there are none */
 };

@@ -237,6 +237,9 @@ static void write_missing(const struct look *l, struct record *r)
     }
     if (any)
         record_close(r);
+    /* The only thing that reaches a CPU with interrupts off is an NMI. */
+    if (count(l, CPU_SILENT) && l->collect->sysrq(l->collect) == 0)
+        record_bool(r, "sysrq", true);
 }
 
 int cpus_record(const struct collect *c, unsigned hook, const struct cpus_known *known,

@@ -30,6 +30,7 @@ static struct wire_sample samples[N_CPUS];
 static unsigned asked[N_CPUS];
 static int answer[N_CPUS]; /* 1: a sample, 0: none, or an errno */
 static unsigned n_reads;
+static bool all_tick;
 
 static uint64_t inside(unsigned function)
 {
@@ -45,7 +46,7 @@ static void write_stat(void)
     n_reads++;
     for (unsigned i = 0; i < 5; i++)
         len += snprintf(text + len, sizeof(text) - (size_t)len, "cpu%u 10 0 %u 5000\n", i,
-                        i == 2 ? 7 : n_reads);
+                        i == 2 && !all_tick ? 7 : n_reads);
     snprintf(text + len, sizeof(text) - (size_t)len,
              "cpu99 1 1\ncpux\ncpu4294967297 3\nintr 1 2 3");
     /* Never half written: a number that is cut has changed. */
@@ -66,6 +67,16 @@ static int run(const struct collect *c, unsigned hook, unsigned cpu, unsigned ti
     if (answer[cpu] > 0)
         samples[cpu].time_ns = clock_now_ns(CLOCK_BOOTTIME);
     return answer[cpu] < 0 ? answer[cpu] : 0;
+}
+
+static unsigned n_sysrq;
+static int sysrq_answer;
+
+static int sysrq(const struct collect *c)
+{
+    (void)c;
+    n_sysrq++;
+    return sysrq_answer;
 }
 
 static struct collect collect;
@@ -95,12 +106,15 @@ static int begin(void **state)
     (void)state;
     memset(samples, 0, sizeof(samples));
     memset(asked, 0, sizeof(asked));
+    n_sysrq = 0;
+    sysrq_answer = -EPERM;
     for (unsigned i = 0; i < N_CPUS; i++)
         answer[i] = 1;
     collect = (struct collect){
         .root_prefix = root,
         .symbols = symbols,
         .run = run,
+        .sysrq = sysrq,
         .n_cpus = N_CPUS,
         .samples = samples,
     };
@@ -192,6 +206,19 @@ static void test_all(void **state)
     row = json_array_get(missing, 1);
     assert_int_equal(json_integer_value(json_object_get(row, "cpu")), 4);
     assert_string_equal(json_string_value(json_object_get(row, "why")), "nothing can be run on it");
+    assert_int_equal(n_sysrq, 1);
+    assert_null(json_object_get(data, "sysrq")); /* it was not allowed */
+    json_decref(data);
+
+    sysrq_answer = 0;
+    data = record_of(&known, 0);
+    assert_true(json_is_true(json_object_get(data, "sysrq")));
+    json_decref(data);
+    all_tick = true; /* nobody is silent */
+    data = record_of(&known, 0);
+    assert_int_equal(n_sysrq, 2);
+    assert_null(json_object_get(data, "sysrq"));
+    all_tick = false;
     json_decref(data);
 }
 

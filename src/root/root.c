@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -31,6 +32,7 @@
 #define PROVOKE_BOUND_NS   (10 * NS_PER_SEC) /* of one kind */
 /* As long as we may have to wait for a CPU in between. */
 #define SWITCH_AFTER_NS    (20ULL * WIRE_SAME_EVENT_NS)
+#define SYSRQ_GAP_NS       (60 * NS_PER_SEC)
 #define DESCRIPTORS_WANTED 16384
 
 /** An agent proper and the channel to it. */
@@ -61,6 +63,8 @@ struct root {
     struct kind kinds[KINDS_MAX];
     uint32_t n_instances;
     struct sockets *sockets; /* NULL: this kernel does not allow it */
+    int sysrq;         /* eventfd: an agent that may wants it; -1: none has ever been allowed */
+    uint64_t sysrq_ns; /* when it was done last; CLOCK_MONOTONIC, 0: never */
     int signals;
     struct partner agent;
     pid_t demo;
@@ -171,6 +175,48 @@ static int tell_all_of(struct partner *partner, size_t i, const struct kind *kin
     return r < 0 ? r : tell_on_demand(partner, i, kind);
 }
 
+static bool may_sysrq(const struct root *root, const struct config *config)
+{
+    return root->options->may_sysrq && root->options->may_sysrq(config);
+}
+
+/** An agent that is not allowed has nothing to ask with. */
+static int tell_sysrq(struct root *root, struct partner *partner, const struct config *config)
+{
+    const struct channel_message m = {.type = CHANNEL_SYSRQ};
+
+    if (!may_sysrq(root, config))
+        return 0;
+    if (root->sysrq < 0)
+        root->sysrq = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return root->sysrq < 0 ? 0 : tell(partner, &m, &root->sysrq, 1);
+}
+
+/** In a process of its own: the kernel waits there for CPUs that may not answer. */
+static void on_sysrq(struct root *root)
+{
+    uint64_t count, now = clock_now_ns(CLOCK_MONOTONIC);
+    pid_t pid;
+
+    if (read(root->sysrq, &count, sizeof(count)) < 0 || !may_sysrq(root, root->config) ||
+        (root->sysrq_ns && now - root->sysrq_ns < SYSRQ_GAP_NS))
+        return;
+    root->sysrq_ns = now;
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0) {
+        int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
+
+        if (fd < 0 || write(fd, "l", 1) < 0)
+            log_warning("writing to /proc/sysrq-trigger failed: %s; records are as good otherwise",
+                        strerror(errno));
+        _exit(0);
+    }
+    if (pid > 0)
+        log_info("the kernel writes the stacks of all CPUs into its log (sysrq l), as agent.sysrq "
+                 "allows: a record has to go without some");
+}
+
 static int load_kind(struct root *root, size_t i, const struct config *config,
                      const struct kind *before, struct kind *ret)
 {
@@ -199,6 +245,8 @@ static int load_kinds(struct root *root)
                     "packets go without the owner");
     /* Loading needs megabytes of type information, running needs none of it. */
     malloc_trim(0);
+    if (tell_sysrq(root, &root->agent, root->config) == -EAGAIN)
+        return -EAGAIN;
     return tell(&root->agent, &loaded, NULL, 0);
 }
 
@@ -397,6 +445,8 @@ static int prepare_next(struct root *root)
         r = tell_all_of(&reload->next, i, kind, reload->anew[i]);
     }
     malloc_trim(0);
+    if (r == 0)
+        r = tell_sysrq(root, &reload->next, reload->config);
     return r < 0 ? r : tell(&reload->next, &loaded, NULL, 0);
 }
 
@@ -769,6 +819,7 @@ static void run(struct root *root)
             {.fd = root->signals, .events = POLLIN},
             {.fd = agent->open ? agent->channel : -1, .events = heard ? POLLIN : POLLOUT},
             {.fd = next->open ? next->channel : -1, .events = POLLIN},
+            {.fd = root->sysrq, .events = POLLIN},
         };
 
         if (poll(polled, ARRAY_SIZE(polled), poll_timeout(root, clock_now_ns(CLOCK_MONOTONIC))) <
@@ -787,6 +838,8 @@ static void run(struct root *root)
             tell_hand_over(root);
         if (polled[2].revents)
             on_message(root, next);
+        if (polled[3].revents)
+            on_sysrq(root);
         if (polled[0].revents)
             on_signals(root);
         on_time(root);
@@ -831,6 +884,7 @@ int root_run(struct config *config, const struct root_options *options)
     allow_descriptors();
     root->config = config;
     root->options = options;
+    root->sysrq = -1;
     root->agent.channel = root->reload.next.channel = -1;
     if (sd_watchdog_enabled(0, &root->watchdog_ns) <= 0)
         root->watchdog_ns = 0;
@@ -859,6 +913,7 @@ int root_run(struct config *config, const struct root_options *options)
     sockets_free(root->sockets);
     partner_close(&root->agent);
     fd_close(root->signals);
+    fd_close(root->sysrq);
     config_free(root->config);
     free(root);
     return r < 0 ? EXIT_FAILURE : r;

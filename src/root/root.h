@@ -24,6 +24,8 @@ struct root_options {
      */
     int (*reload)(void *arg, struct config **ret);
     void *reload_arg;
+    /** Whether the agent may have sysrq l pressed. NULL: never. */
+    bool (*may_sysrq)(const struct config *config);
 };
 
 /**
