@@ -181,6 +181,8 @@ def fields_of(tree, kind):
     fields = set(FIELD.findall(source))
     if "packet_record_" in source:
         fields |= set(FIELD.findall(tree.read("src/core/packet.c")))
+    if "cpus_record(" in source:
+        fields |= set(FIELD.findall(tree.read("src/kernel/cpus.c")))
     if "record_owner(" in source:
         fields |= set(re.findall(r'\\"(owner_\w+)\\":', tree.read("src/core/record.c")))
     return fields

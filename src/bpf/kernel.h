@@ -73,6 +73,8 @@ struct task_struct {
     struct task_struct *real_parent;
     struct task_struct *group_leader;
     __u64 start_boottime; /* 5.5+ */
+    unsigned long nvcsw;  /* how often it left a CPU, by itself and not */
+    unsigned long nivcsw;
     struct mm_struct *mm;
     struct signal_struct *signal;
     const struct cred *cred;
