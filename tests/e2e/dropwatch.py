@@ -119,6 +119,11 @@ def netns_of_socket(ns):
     return ns.inode if tells_the_socket() else (ns.inode, 0)
 
 
+def state_of_socket(state):
+    """What `state` may be of such a segment."""
+    return state if tells_the_socket() else (state, "NONE")
+
+
 def needs_reason(name):
     if not knows_reason(name):
         pytest.skip(f"this kernel does not know the reason {name}")

@@ -38,6 +38,7 @@ from dropwatch import (
     refused,
     settle,
     start,
+    state_of_socket,
     wait_drop,
     wait_drops,
 )
@@ -118,7 +119,7 @@ def ack_when_half_closed(peer, family):
         connection.receive(PSH)
         connection.send(ACK)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
-    return {"sport": connection.sport, "tcp_flags": "ACK", "state": "CLOSE_WAIT", "payload_len": 0}
+    return {"sport": connection.sport, "tcp_flags": "ACK", "state": state_of_socket("CLOSE_WAIT"), "payload_len": 0}
 
 
 def data_when_half_closed(peer, family):
@@ -129,7 +130,7 @@ def data_when_half_closed(peer, family):
     return {
         "sport": connection.sport,
         "place": "tcp_rcv_state_process",
-        "state": "CLOSE_WAIT",
+        "state": state_of_socket("CLOSE_WAIT"),
         "payload_len": 14,
     }
 

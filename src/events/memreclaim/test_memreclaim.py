@@ -644,10 +644,12 @@ def test_host(agent, cgroup, child):  # noqa: F811
         record = wait_record(one, done.pid, timeout=30)
         data = record["tracer_data"]
         expect(data, scope="global", memcg_calls=0)
-        about(data["deltatime"], done.spent_ns)
-        about(data["global_calls"], done.calls, slack=2)
         assert "limit_of" not in data and data["meminfo"]["MemTotal"] > 0
         assert "try_to_free_pages/" in data["stack"]
+        time.sleep(3)  # where all is slow kswapd keeps up for a while, and it is several episodes
+        episodes = [r["tracer_data"] for r in records_of(one, done.pid)]
+        about(sum(e["deltatime"] for e in episodes), done.spent_ns)
+        about(sum(e["global_calls"] for e in episodes), done.calls, part=0.2, slack=2)
     elif done.spent_ns < 4 * MS:
         time.sleep(3)
         assert not records_of(one, done.pid)
