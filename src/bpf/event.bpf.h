@@ -51,7 +51,7 @@ struct {
 struct meeting {
     __u64 time_ns;
     __u32 retires; /* who has met it */
-    __u32 pad;
+    __u32 ours;    /* and counts it */
 };
 
 /* Two objects of a kind that take over from each other have this one in common. */
@@ -61,6 +61,14 @@ struct {
     __type(key, __u64);            /* what an event is about */
     __type(value, struct meeting); /* of the first of the two */
 } met SEC(".maps");
+
+/* And this: whether it has been done. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u64);
+} taken_over SEC(".maps");
 
 volatile struct wire_common common SEC(".data.common") = {};
 
@@ -77,21 +85,24 @@ static __always_inline bool event_watched(void)
 static __always_inline bool event_is_ours(const void *about)
 {
     struct meeting now = {}, *other;
-    __u64 at = common.switch_ns, what = (__u64)about;
+    __u64 what = (__u64)about, *done;
+    __u32 zero = 0;
 
-    if (!at)
+    if (!common.exchanging)
         return true;
     now.time_ns = bpf_ktime_get_boot_ns();
     now.retires = common.retires;
     other = bpf_map_lookup_elem(&met, &what);
     if (other && other->retires != now.retires &&
         now.time_ns - other->time_ns < WIRE_SAME_EVENT_NS) {
-        now.time_ns = other->time_ns;
+        now.ours = !other->ours;
         bpf_map_delete_elem(&met, &what);
     } else {
+        done = bpf_map_lookup_elem(&taken_over, &zero);
+        now.ours = (done && *done) != now.retires;
         bpf_map_update_elem(&met, &what, &now, BPF_ANY);
     }
-    return (now.time_ns < at) == now.retires;
+    return now.ours;
 }
 
 static __always_inline struct wire_counters *event_counters(void)

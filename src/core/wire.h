@@ -131,13 +131,12 @@ struct wire_common {
     __u32 watching;     /* 0: the programs return at once */
     __u32 window_limit; /* records in full per key and window */
     __u64 window_ns;
-    /* While one object takes over from another: events before that moment are counted by the one
-     * that retires, later ones by the other. CLOCK_BOOTTIME; 0: no such thing is going on */
-    __u64 switch_ns;
-    __u32 own_netns; /* inode number of the agent's network namespace */
-    __u32 own_rule;  /* index of the rule that takes out the agent's own sockets, or ~0 */
-    __u32 own_count; /* how many entries of own[] to look at */
-    __u32 retires;
+    __u32 own_netns;  /* inode number of the agent's network namespace */
+    __u32 own_rule;   /* index of the rule that takes out the agent's own sockets, or ~0 */
+    __u32 own_count;  /* how many entries of own[] to look at */
+    __u32 exchanging; /* one object takes over from another */
+    __u32 retires;    /* this is the one that ends then */
+    __u32 pad;
     struct wire_own_socket own[WIRE_OWN_MAX];
 };
 

@@ -4,6 +4,7 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <linux/membarrier.h>
 #include <linux/perf_event.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -155,13 +156,13 @@ static int size_map(struct bpf_object *object, const char *name, uint32_t entrie
 }
 
 /** What an object and the one that takes over from it have in common. */
-static int share_map(struct bpf_object *object, const struct kind *before)
+static int share_map(struct bpf_object *object, const struct kind *before, const char *name)
 {
-    struct bpf_map *map = bpf_object__find_map_by_name(object, "met");
+    struct bpf_map *map = bpf_object__find_map_by_name(object, name);
 
     if (!before || !before->object)
         return 0;
-    return map ? bpf_map__reuse_fd(map, kind_map_fd(before, "met")) : -ENOENT;
+    return map ? bpf_map__reuse_fd(map, kind_map_fd(before, name)) : -ENOENT;
 }
 
 /** An object with the chosen ways' programs, not loaded yet. */
@@ -203,7 +204,9 @@ static int prepare(const struct kind *kind, const struct event_options *options,
     if (r == 0 && kind->event->sample_size)
         r = size_map(object, "samples", kind->n_cpus);
     if (r == 0)
-        r = share_map(object, kind->before);
+        r = share_map(object, kind->before, "met");
+    if (r == 0)
+        r = share_map(object, kind->before, "taken_over");
     if (r < 0) {
         bpf_object__close(object);
         return r;
@@ -482,27 +485,54 @@ bool kind_needs_reopening(const struct event_options *before, const struct event
     return false;
 }
 
-void kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns)
+/**
+ * Until the programs that run now have ended, and those of the same event after them.
+ * MEMBARRIER_CMD_GLOBAL waits for RCU (kernel/sched/membarrier.c), under which programs run; where
+ * an event's programs run one after the other without it in between, or the call is refused
+ * (nohz_full), there is time to end.
+ */
+static void let_pass(void)
 {
-    const struct timespec passing = {.tv_nsec = NS_PER_MS};
+    const struct timespec nap = {.tv_nsec = WIRE_SAME_EVENT_NS};
 
-    if (before->common) {
-        __atomic_store_n(&before->common->retires, 1, __ATOMIC_SEQ_CST);
-        __atomic_store_n(&before->common->switch_ns, at_boot_ns, __ATOMIC_SEQ_CST);
-    }
-    if (!now->common)
-        return;
-    /* Programs on one hook run in the order in which they were attached. None may be on its way
-     * from the one before to this one that has not left there what it has met. */
-    nanosleep(&passing, NULL);
-    __atomic_store_n(&now->common->switch_ns, at_boot_ns, __ATOMIC_SEQ_CST);
-    __atomic_store_n(&now->common->watching, 1, __ATOMIC_SEQ_CST);
+    (void)syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+    nanosleep(&nap, NULL);
 }
 
-void kind_switched(struct kind *now)
+static void set_taken_over(const struct kind *kind, uint64_t value)
 {
+    const uint32_t zero = 0;
+
+    /* An array's element can always be set. */
+    (void)bpf_map_update_elem(kind_map_fd(kind, "taken_over"), &zero, &value, BPF_ANY);
+}
+
+static void set(__u32 *where, __u32 value)
+{
+    __atomic_store_n(where, value, __ATOMIC_SEQ_CST);
+}
+
+void kind_exchange(struct kind *before, struct kind *now)
+{
+    const bool both = before->common && now->common;
+
+    if (both) {
+        set_taken_over(now, 0);
+        set(&before->common->retires, 1);
+        set(&before->common->exchanging, 1);
+        let_pass();
+        set(&now->common->exchanging, 1);
+    }
     if (now->common)
-        __atomic_store_n(&now->common->switch_ns, 0, __ATOMIC_SEQ_CST);
+        set(&now->common->watching, 1);
+    if (both) {
+        let_pass(); /* from here on both meet every event */
+        set_taken_over(now, 1);
+        let_pass(); /* from here on all are the new one's */
+        set(&now->common->exchanging, 0);
+    }
+    kind_detach(before);
+    kind_tend(before, true);
 }
 
 void kind_detach(struct kind *kind)

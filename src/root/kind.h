@@ -50,13 +50,10 @@ int kind_open(struct kind *kind, const struct event *event, const struct event_o
 /** Whether another object is needed for these options; the others take effect while it runs. */
 bool kind_needs_reopening(const struct event_options *before, const struct event_options *now);
 /**
- * From this moment (CLOCK_BOOTTIME) on events are counted by `now` and no longer by `before`, each
- * exactly once; either may hold no object. Both have to stay attached until WIRE_SAME_EVENT_NS
- * after it, and it has to be as far ahead.
+ * `now` takes over from `before`, which is detached: each event is counted by one of them, whoever
+ * does not get a CPU meanwhile. Either may hold no object. Takes some 30 ms.
  */
-void kind_switch(struct kind *before, struct kind *now, uint64_t at_boot_ns);
-/** The one before is detached: there is nothing to agree upon any more. */
-void kind_switched(struct kind *now);
+void kind_exchange(struct kind *before, struct kind *now);
 /**
  * Whether one way of one hook loads and attaches by itself; it is taken away at once, and nothing
  * has been watched. -errno: `ret_reason` is what was refused, without advice.

@@ -30,8 +30,6 @@
 #define END_BOUND_NS       (10 * NS_PER_SEC)
 #define PREPARE_BOUND_NS   (30 * NS_PER_SEC)
 #define PROVOKE_BOUND_NS   (10 * NS_PER_SEC) /* of one kind */
-/* As long as we may have to wait for a CPU in between. */
-#define SWITCH_AFTER_NS    (20ULL * WIRE_SAME_EVENT_NS)
 #define SYSRQ_GAP_NS       (60 * NS_PER_SEC)
 #define DESCRIPTORS_WANTED 16384
 
@@ -501,27 +499,17 @@ static void tell_hand_over(struct root *root)
 }
 
 /**
- * The next agent is ready. Kinds that were loaded anew are exchanged at one moment, a little ahead
- * so that every CPU learns of it before; then the one in use is told to write what it has and to
- * end. What the others have in their rings meanwhile is read by the next.
+ * The next agent is ready. Kinds that were loaded anew are exchanged; then the one in use is told
+ * to write what it has and to end. What the others have in their rings meanwhile is read by the
+ * next.
  */
 static void switch_over(struct root *root, const char *why_elsewhere)
 {
-    const struct timespec nap = {.tv_nsec = SWITCH_AFTER_NS + 2ULL * WIRE_SAME_EVENT_NS};
     struct reload *reload = &root->reload;
-    uint64_t at = clock_now_ns(CLOCK_BOOTTIME) + SWITCH_AFTER_NS;
 
     for (size_t i = 0; i < n_events && i < KINDS_MAX; i++)
         if (reload->anew[i])
-            kind_switch(&root->kinds[i], &reload->kinds[i], at);
-    nanosleep(&nap, NULL);
-    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
-        if (!reload->anew[i])
-            continue;
-        kind_detach(&root->kinds[i]);
-        kind_tend(&root->kinds[i], true);
-        kind_switched(&reload->kinds[i]);
-    }
+            kind_exchange(&root->kinds[i], &reload->kinds[i]);
     snprintf(reload->why_elsewhere, sizeof(reload->why_elsewhere), "%s", why_elsewhere);
     reload->handing_over = true;
     reload->until_ns = clock_now_ns(CLOCK_MONOTONIC) + END_BOUND_NS;
