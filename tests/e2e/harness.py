@@ -50,10 +50,22 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "alone(why): no other test runs meanwhile")
     config.addinivalue_line("markers", "long: begins before the others, which run beside it")
     config.addinivalue_line("markers", "host_only(why): makes no sense in an emulated machine (./dev test vm)")
+    config.addinivalue_line("markers", "matrix(id, ...): is run on every kernel, if parametrized with these ids only")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--matrix", action="store_true", help="only what is marked to be run on every kernel")
+
+
+def of_the_matrix(item):
+    marker = item.get_closest_marker("matrix")
+    return marker is not None and (not marker.args or item.callspec.id in marker.args)
+
+
+def pytest_collection_modifyitems(config, items):
     """-k uses_NAME chooses the tests that use a fixture."""
+    if config.getoption("matrix"):
+        items[:] = filter(of_the_matrix, items)
     items.sort(key=lambda item: item.get_closest_marker("long") is None)  # else as they were
     for item in items:
         item.extra_keyword_matches.update(f"uses_{name}" for name in item.fixturenames)
@@ -320,14 +332,18 @@ class Agent:
 def agent(request):
     """Starts agents: agent("--events", "dropwatch", output="json"). Each gets a store of its own, or
     that of an earlier one with store=earlier.store. Those that still run at the end of the test are
-    stopped, with all the checks of stop()."""
+    stopped, with all the checks of stop(). For the tests of a kind it watches only that one, unless they
+    say otherwise: what takes long on a slow machine is loading."""
     folder = Path(tempfile.mkdtemp(prefix="huatuo-e2e-"))
     folder.chmod(0o755)  # an agent without privileges has to get through
     agents = []
+    kind = request.path.parent.name if request.path.parent.parent.name == "events" else None
 
     def start(*arguments, store=None, output="none", env=None, ready=True):
         binary = os.environ.get("HUATUO") or Path(__file__).parents[2] / "build-test/huatuo"
         store = store or folder / f"store{len(agents)}"
+        if kind and "--events" not in arguments:
+            arguments = ("--events", kind, *arguments)
         one = Agent(binary, store, *arguments, output=output, env=env)
         agents.append(one)
         return one.wait_ready() if ready else one

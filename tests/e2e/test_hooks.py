@@ -61,6 +61,7 @@ def record_of(agent, off, provoke):
     return way, found
 
 
+@pytest.mark.matrix("sent-ipv4", "received-ipv6")
 @families
 @pytest.mark.parametrize("kind", ["sent", "received"])
 def test_every_way_records_the_same(agent, hosts, flood, tracefs, family, kind):  # noqa: F811
@@ -128,6 +129,7 @@ def test_classic_way_without_tracefs(agent):
     assert counts(one)["state"] == "failed", counts(one)
 
 
+@pytest.mark.matrix
 def test_all_off(agent):
     every = all_ways(start(agent))
     assert set(DROP_WAYS) < set(every)
@@ -141,6 +143,7 @@ def test_all_off(agent):
     assert "error: dropwatch" in one.stderr and "hooks_off" in one.stderr, one.stderr
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dropped", ["-sys_admin,-cap_38,-cap_39", "-all"])
 def test_without_the_capabilities(agent, through, dropped):
     """Who starts it without what BPF needs is told that, once for each hook."""
@@ -193,6 +196,7 @@ def kptr_restrict():
     path.write_text(before)
 
 
+@pytest.mark.matrix
 @pytest.mark.alone("no agent sees a symbol meanwhile")
 def test_hidden_symbols(agent, hosts, kptr_restrict):  # noqa: F811
     """Said aloud, with what to do about it; stacks are bare addresses then, and nothing is missing."""

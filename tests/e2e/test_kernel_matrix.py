@@ -54,7 +54,7 @@ def failed(one):
 def test_all_is_well(column):
     one = column()
     assert not red(one) and not failed(one)
-    assert one.counts("") == {"passed": 6, "failed": 0, "skipped": 1}
+    assert one.counts("") == {"passed": 7, "failed": 0, "skipped": 1}
     text = matrix.tables({"6.1": one})
     for row in (
         "| version | 6.1.0 |",
@@ -80,6 +80,7 @@ UNWATCHED = {"ready": True, "events": {"oom": {"state": "failed", "hook": "", "r
         ({"try_json": {**TRY, "outcome": "not recorded"}}, "provoked", ("vm.oom", "provoked")),
         ({"try_json": None}, "provoked", ("vm.oom", "provoked")),
         ({"tests_xml": f"<testsuite>{FINE}{FAILED}</testsuite>".replace("\x1b", "?")}, "tests", ("src.events.oom.test_oom", "c")),
+        ({"tests_xml": f"<testsuite>{SKIPPED}</testsuite>"}, "tests", ("vm.oom", "tested")),
         ({"programs_json": {**PROGRAM, "verified": 800_001}}, "oom: `mark`", ("vm.oom", "mark")),
         ({"programs_json": {"object": "oom", "program": "mark", "section": "x", "errno": 7, "refused": "too big"}}, "oom: `mark`", ("vm.oom", "mark")),
     ],
@@ -117,7 +118,7 @@ def test_junit(column, tmp_path):
     one = column(tests_xml=f"<testsuite>{FINE}{SKIPPED}{FAILED}</testsuite>".replace("\x1b", "?"))
     matrix.write_junit({"6.1": one}, tmp_path / "vm.xml")
     cases = list(ElementTree.parse(tmp_path / "vm.xml").iter("testcase"))
-    assert len(cases) == 8 and {case.get("classname").partition(".")[0] for case in cases} == {"6"}
+    assert len(cases) == 9 and {case.get("classname").partition(".")[0] for case in cases} == {"6"}
     assert len([case for case in cases if case.find("failure") is not None]) == 1
     assert len([case for case in cases if case.find("skipped") is not None]) == 1
 

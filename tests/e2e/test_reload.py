@@ -182,6 +182,7 @@ def test_switching_off_and_on(agent, config, client, lose):
     assert changes == ["begin", "end", "begin"], changes
 
 
+@pytest.mark.matrix
 def test_hook_changes(start, config, client, lose):
     one = start()
     assert counts(one)["hook"].startswith("tp_btf/kfree_skb")

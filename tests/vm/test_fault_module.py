@@ -15,6 +15,7 @@ MODULE = os.environ.get("HUATUO_FAULT_MODULE", "")
 OURS = Path("/sys/class/dmi/id/product_name").read_text().strip() == "huatuo test guest"
 FAULT = Path("/proc/huatuo_fault")
 
+pytestmark = pytest.mark.matrix
 ours = pytest.mark.skipif(not OURS, reason="this machine is not to be harmed")
 
 

@@ -55,6 +55,7 @@ SYN_FRAME = {4: 14 + 20 + 40, 6: 14 + 40 + 40}
 # ---- receive
 
 
+@pytest.mark.matrix("host-ipv4", "other namespace-ipv6")
 @families
 @pytest.mark.parametrize("where", ["other namespace", "host"])
 def test_closed_port(agent, hosts, family, where):
@@ -129,6 +130,7 @@ def test_bad_checksum(agent, netns, family):
             connection.receive(SYN | ACK)
 
 
+@pytest.mark.matrix("ipv4")
 @families
 def test_full_receive_buffer(agent, netns, family):
     """Nobody reads, and the peer does not mind the window: what does not fit any more is dropped."""
@@ -179,6 +181,7 @@ def test_full_receive_buffer(agent, netns, family):
         accepted.close()
 
 
+@pytest.mark.matrix("ipv6")
 @families
 def test_firewall_without_socket(agent, hosts, family):
     """nft drops a segment of a connection before the kernel has looked for its socket: nothing is
@@ -260,6 +263,7 @@ def test_no_route_for_a_forwarded_packet(agent, netns, family, route):
 # ---- transmit
 
 
+@pytest.mark.matrix("host-ipv4", "other namespace-ipv6")
 @families
 @pytest.mark.parametrize("where", ["other namespace", "host"])
 def test_syn_dropped_by_the_queueing_discipline(agent, hosts, family, where):
@@ -484,6 +488,7 @@ def test_other_protocols_are_configured(agent, hosts, family):
     assert not drops(one, netns=server.inode, protocol="tcp")
 
 
+@pytest.mark.matrix
 def test_udp_receive_buffer(agent, hosts):
     client, server = hosts
     with server:

@@ -290,6 +290,7 @@ def check(record, done, group, comm="e2e-reclaim"):
 # ---- the tests
 
 
+@pytest.mark.matrix
 def test_one_thread(agent, cgroup, child):  # noqa: F811
     group = cgroup().limit(LIMIT)
     one = start(agent, threshold="100ms")
@@ -372,6 +373,7 @@ def wasting_now_and_then(spent_ns, times):
         time.sleep(max(0, begin + n + 1 - time.monotonic()))
 
 
+@pytest.mark.matrix
 def test_look_alikes(agent, cgroup, child):  # noqa: F811
     """A process that reclaims a little each second, and many that together are far above the threshold."""
     group = cgroup()
@@ -581,6 +583,7 @@ def test_file(agent, cgroup, child):  # noqa: F811
     assert "try_to_free_mem_cgroup_pages/" in data["stack"]
 
 
+@pytest.mark.matrix
 def test_memory_high(agent, cgroup, child):  # noqa: F811
     """The limit that does not refuse but slows down (v2): reclaim on the way back to user space."""
     group = cgroup()
@@ -629,6 +632,7 @@ def fill(spent_ns):
         waster.step()
 
 
+@pytest.mark.matrix
 @pytest.mark.alone("it fills the host's memory")
 def test_host(agent, cgroup, child):  # noqa: F811
     """Without any cgroup's limit, when the host is full. What kswapd does is no event, and where it was
@@ -717,6 +721,7 @@ def test_container(agent, cgroup, child):  # noqa: F811
     assert [r["tracer_id"] for r in one.records(container=ident[:12])] == [record["tracer_id"]]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("prefix", ["tp_btf", "raw_tp"])
 def test_every_way(agent, cgroup, child, prefix):  # noqa: F811
     """Each records the same."""

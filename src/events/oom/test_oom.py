@@ -136,6 +136,7 @@ def check(record, limited=True):
 # ---- the tests
 
 
+@pytest.mark.matrix
 def test_memcg(agent, cgroup):
     group = cgroup().limit(24 * MIB)
     one = start(agent)
@@ -238,6 +239,7 @@ def test_limit_of_the_parent(agent, cgroup):
     assert data["limit_events"]["oom"] >= 1
 
 
+@pytest.mark.matrix
 def test_trigger_is_not_the_victim(agent, cgroup):
     """One process wants memory, and another, in a sibling cgroup below the same limit, dies for it."""
     parent = cgroup().limit(64 * MIB)
@@ -368,6 +370,7 @@ def comparable(data):
     return {k: rough.get(k, v) for k, v in data.items() if k not in OF_THE_KILL}
 
 
+@pytest.mark.matrix
 def test_every_way_to_the_victim(agent, cgroup, tracefs):
     """Each alternative records the same."""
     group = cgroup().limit(24 * MIB)
@@ -387,6 +390,7 @@ def test_every_way_to_the_victim(agent, cgroup, tracefs):
         assert ours == theirs, way
 
 
+@pytest.mark.matrix("none", "all")
 @pytest.mark.parametrize("off", [(), TELL_WAYS[:1], TELL_WAYS[:2], TELL_WAYS], ids=["none", "one", "two", "all"])
 def test_every_way_to_the_limit(agent, cgroup, off):
     """The limiting cgroup is found by any, also without any."""
@@ -404,6 +408,7 @@ def test_every_way_to_the_limit(agent, cgroup, off):
     assert counts(one)["state"] == "watching"
 
 
+@pytest.mark.matrix
 def test_group_that_dies_as_one(agent, cgroup):
     """memory.oom.group: the kernel chooses one, and all of its cgroup die. Each is a record, and says so."""
     group = cgroup()

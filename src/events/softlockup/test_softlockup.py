@@ -40,6 +40,7 @@ def why_no_watchdog():
 
 
 needs_watchdog = pytest.mark.skipif(why_no_watchdog() is not None, reason=str(why_no_watchdog()))
+holds_a_cpu = pytest.mark.alone("it holds a CPU for seconds")
 
 
 @pytest.fixture
@@ -120,6 +121,8 @@ def online():
 # ---- the tests
 
 
+@pytest.mark.matrix
+@holds_a_cpu
 @needs_watchdog
 def test_lockup(agent, watchdog):
     """A process that is called like the kernel's own message."""
@@ -186,6 +189,7 @@ def test_lockup(agent, watchdog):
     assert int((KERNEL / "tainted").read_text()) & TAINT_SOFTLOCKUP
 
 
+@pytest.mark.matrix
 def test_forged(agent):
     """Who may write into the kernel's log can write the line, but is not the watchdog."""
     one = agent("--events", "softlockup")
@@ -206,6 +210,8 @@ def test_forged(agent):
     assert (status["seen"], status["filtered"], status["filtered_by"]["not_watchdog"]) == (forged,) * 3, status
 
 
+@pytest.mark.matrix
+@holds_a_cpu
 @needs_watchdog
 def test_ways(agent, watchdog):
     """Each way to notice one, all at the same lockup."""
@@ -235,6 +241,7 @@ def test_ways(agent, watchdog):
         assert closing["tracer_data"]["ended"] is True, way
 
 
+@holds_a_cpu
 @needs_watchdog
 def test_options(agent, watchdog):
     """Two lockups are two, also after the configuration was read again; what is switched off is not done."""
