@@ -169,7 +169,7 @@ static void wait_for_answers(struct agent *a, struct agent_kind *kind, const voi
     uint64_t ticket = 0, now = clock_now_ns(CLOCK_MONOTONIC);
     int e;
 
-    if (!kind->event->collect) {
+    if (!kind->event->collect || (kind->event->collects && !kind->event->collects(raw))) {
         pending_add(a->pending, r, now);
         return;
     }

@@ -211,6 +211,8 @@ struct event {
      * without. No globals. A negative errno: nothing of the part is used.
      */
     int (*collect)(const struct collect *c, const void *raw, struct record *part);
+    /** Whether anything is collected for this event; NULL: for every one. Pure, as decode(). */
+    bool (*collects)(const void *raw);
     /** Makes the kernel do it for real, harmlessly, in a namespace or cgroup of its own. Run in a
      * forked process with root's rights, which may be left in any state. */
     int (*provoke)(struct provoked *ret);
