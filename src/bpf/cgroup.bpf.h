@@ -3,8 +3,8 @@
 #define HUATUO_BPF_CGROUP_H
 
 /**
- * The memory cgroup of a task and its path, read in the kernel: when the agent comes to look, the
- * task may have ended and its cgroup been removed.
+ * The cgroup of a task and its path, read in the kernel: when the agent comes to look, the task may
+ * have ended and its cgroup been removed.
  */
 
 #include "bpf/event.bpf.h"
@@ -33,17 +33,30 @@ static __always_inline struct kernfs_node *cgroup_parent_node(struct kernfs_node
     return BPF_CORE_READ((struct kernfs_node___before_6_15 *)kn, parent);
 }
 
-/** `ret` is zeroed. The names are those of the cgroup's directories. */
-static __always_inline void cgroup_read(struct wire_cgroup *ret, struct cgroup_subsys_state *css)
+/** Where a task belongs: its v2 cgroup or, where everything is in the root of that hierarchy, its
+ * memory cgroup (as enrich/process.c has it). */
+static __always_inline struct cgroup *cgroup_of(struct task_struct *task)
+{
+    struct cgroup *unified = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+    struct cgroup_subsys_state *css;
+
+    if (cgroup_parent_node(BPF_CORE_READ(unified, kn)))
+        return unified;
+    css = cgroup_memory_css(task);
+    return css ? BPF_CORE_READ(css, cgroup) : unified;
+}
+
+/** `ret` is zeroed; css is that of the cgroup itself. The names are those of its directories. */
+static __always_inline void cgroup_read_path(struct wire_cgroup *ret, struct cgroup *cgroup)
 {
     struct kernfs_node *kn, *parent;
     __u32 n = 0;
 
-    ret->css = (__u64)css;
-    if (!css)
+    ret->css = (__u64)cgroup; /* struct cgroup begins with it */
+    if (!cgroup)
         return;
-    ret->unified = BPF_CORE_READ(css, cgroup, root, hierarchy_id) == 0;
-    kn = BPF_CORE_READ(css, cgroup, kn);
+    ret->unified = BPF_CORE_READ(cgroup, root, hierarchy_id) == 0;
+    kn = BPF_CORE_READ(cgroup, kn);
     for (__u32 i = 0; i < CGROUP_NAMES_MAX; i++) {
         parent = kn ? cgroup_parent_node(kn) : NULL;
         if (!parent) /* the root has no name */
@@ -56,14 +69,22 @@ static __always_inline void cgroup_read(struct wire_cgroup *ret, struct cgroup_s
     ret->cut = kn && cgroup_parent_node(kn) != NULL;
 }
 
+/** The same of a controller's state. */
+static __always_inline void cgroup_read(struct wire_cgroup *ret, struct cgroup_subsys_state *css)
+{
+    if (!css)
+        return;
+    cgroup_read_path(ret, BPF_CORE_READ(css, cgroup));
+    ret->css = (__u64)css;
+}
+
 /**
  * For iterators, which have little memory and much to write: the names as strings one behind the
  * other, innermost first, and an empty one.
  */
-static __always_inline void cgroup_write_names(struct seq_file *seq,
-                                               struct cgroup_subsys_state *css)
+static __always_inline void cgroup_write_names(struct seq_file *seq, struct cgroup *cgroup)
 {
-    struct kernfs_node *kn = css ? BPF_CORE_READ(css, cgroup, kn) : NULL, *parent;
+    struct kernfs_node *kn = cgroup ? BPF_CORE_READ(cgroup, kn) : NULL, *parent;
     char name[CGROUP_NAME_LEN];
     long n;
 

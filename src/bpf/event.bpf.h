@@ -217,6 +217,15 @@ static __always_inline void event_episode_over(const struct wire_key *key, __u64
         w->ended_ns = now;
 }
 
+/* Memory of the ring holds what was in it before; memset() of that much is no instruction. */
+static __always_inline void event_zero(void *memory, __u32 size)
+{
+    volatile __u64 *words = memory;
+
+    for (__u32 i = 0; i < size / sizeof(*words); i++)
+        words[i] = 0;
+}
+
 /** Fills all of the head; the stack last. `head` is in the ring. */
 static __always_inline void event_head(void *ctx, struct wire_head *head, __u64 now,
                                        __u64 window_id, __u32 nth)
@@ -237,6 +246,23 @@ static __always_inline void event_head(void *ctx, struct wire_head *head, __u64 
     head->pad = 0;
     bpf_get_current_comm(head->comm, sizeof(head->comm));
     head->stack_bytes = bpf_get_stack(ctx, head->stack, sizeof(head->stack), 0);
+}
+
+/** The same of another task than the current one, without its stack, into what is zeroed. */
+static __always_inline void event_head_of(struct task_struct *task, struct wire_head *head,
+                                          __u64 now, __u64 window_id, __u32 nth)
+{
+    head->time_ns = now;
+    head->window_id = window_id;
+    head->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+    head->task_start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
+    head->nth = nth;
+    head->cpu = bpf_get_smp_processor_id();
+    head->pid = BPF_CORE_READ(task, tgid);
+    head->tid = BPF_CORE_READ(task, pid);
+    head->ppid = BPF_CORE_READ(task, real_parent, tgid);
+    head->uid = BPF_CORE_READ(task, cred, uid.val);
+    BPF_CORE_READ_INTO(&head->comm, task, comm);
 }
 
 #endif

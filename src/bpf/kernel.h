@@ -63,10 +63,13 @@ struct cgroup_subsys_state {
 };
 
 struct css_set {
+    struct cgroup *dfl_cgrp; /* of the v2 hierarchy; its root where that is not used */
     struct cgroup_subsys_state *subsys[1]; /* as many as there are controllers */
 };
 
 struct task_struct {
+    unsigned int __state; /* 5.14+, 2f064a59a11f */
+    unsigned int flags;
     char comm[16];
     int pid;
     int tgid;
@@ -79,6 +82,10 @@ struct task_struct {
     struct signal_struct *signal;
     const struct cred *cred;
     struct css_set *cgroups;
+};
+
+struct task_struct___before_5_14 {
+    long state;
 };
 
 struct ns_common {
@@ -161,6 +168,7 @@ struct seq_file;
 
 struct bpf_iter_meta {
     struct seq_file *seq;
+    __u64 seq_num; /* of the object, from 0 */
 };
 
 struct bpf_iter__task {

@@ -45,6 +45,25 @@ int cgroup_path(const struct wire_cgroup *cgroup, unsigned inner, char ret[CGROU
     return 0;
 }
 
+size_t cgroup_parse_names(const char *bytes, size_t size, struct wire_cgroup *ret)
+{
+    size_t at = 0;
+
+    *ret = (struct wire_cgroup){.css = 1};
+    for (;;) {
+        size_t len = strnlen(bytes + at, size - at);
+
+        if (at + len == size)
+            return 0;
+        if (len == 0)
+            return at + 1;
+        if (ret->n_names == CGROUP_NAMES_MAX || len >= CGROUP_NAME_LEN)
+            return 0;
+        memcpy(ret->names[ret->n_names++], bytes + at, len);
+        at += len + 1;
+    }
+}
+
 bool cgroup_is_below(const char *path, const char *ancestor)
 {
     size_t len = strlen(ancestor);

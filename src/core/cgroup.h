@@ -31,6 +31,9 @@ WIRE_ASSERT(sizeof(struct wire_cgroup) == 16 + CGROUP_NAMES_MAX * CGROUP_NAME_LE
  * with `/.../`; "" if the cgroup is not known. -EBADMSG: these are not names of cgroups.
  */
 int cgroup_path(const struct wire_cgroup *cgroup, unsigned inner, char ret[CGROUP_PATH_MAX]);
+/** What iterators write of a cgroup (cgroup_write_names() in bpf/cgroup.bpf.h), as cgroup_path()
+ * takes it; returns how many bytes it is, 0 if these are no names. */
+size_t cgroup_parse_names(const char *bytes, size_t size, struct wire_cgroup *ret);
 /** Whether `path` is `ancestor` or below it. */
 bool cgroup_is_below(const char *path, const char *ancestor);
 /**

@@ -77,6 +77,33 @@ static void test_no_names(void **state)
     assert_int_equal(cgroup_path(&c, 0, path), -EBADMSG);
 }
 
+/** As iterators write them, with something behind; and cut anywhere. */
+static void test_parse_names(void **state)
+{
+    static const char bytes[] = "leaf\0top\0\0more";
+    const size_t size = sizeof("leaf\0top\0") /* with its own NUL */;
+    char path[CGROUP_PATH_MAX], long_one[CGROUP_NAME_LEN + 2] = {}, many[2 * CGROUP_NAMES_MAX + 3];
+    struct wire_cgroup c;
+
+    (void)state;
+    assert_int_equal(cgroup_parse_names(bytes, sizeof(bytes), &c), size);
+    assert_int_equal(cgroup_path(&c, 0, path), 0);
+    assert_string_equal(path, "/top/leaf");
+    for (size_t cut = 0; cut < size; cut++)
+        assert_int_equal(cgroup_parse_names(bytes, cut, &c), 0);
+    assert_int_equal(cgroup_parse_names("", 1, &c), 1);
+    assert_int_equal(c.n_names, 0);
+
+    memset(long_one, 'a', CGROUP_NAME_LEN);
+    assert_int_equal(cgroup_parse_names(long_one, sizeof(long_one), &c), 0);
+    for (size_t i = 0; i < sizeof(many); i++)
+        many[i] = i % 2 ? '\0' : 'a';
+    many[sizeof(many) - 1] = '\0';
+    assert_int_equal(cgroup_parse_names(many, sizeof(many), &c), 0);
+    assert_int_equal(cgroup_parse_names(many + 2, sizeof(many) - 2, &c), sizeof(many) - 2);
+    assert_int_equal(c.n_names, CGROUP_NAMES_MAX);
+}
+
 static void test_below(void **state)
 {
     (void)state;
@@ -193,6 +220,7 @@ int main(void)
         cmocka_unit_test(test_path),
         cmocka_unit_test(test_longest),
         cmocka_unit_test(test_no_names),
+        cmocka_unit_test(test_parse_names),
         cmocka_unit_test(test_below),
         cmocka_unit_test_setup_teardown(test_mounts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_mount_of_a_part, set_up, tear_down),

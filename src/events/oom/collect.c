@@ -105,26 +105,6 @@ static void add_process(struct processes *p, const struct oom_task *task, const 
     p->n = MIN(p->n + 1, (unsigned)OOM_LARGEST_MAX);
 }
 
-/** The names behind a task; returns how many bytes they are, 0 if they make no sense. */
-static size_t parse_names(const char *bytes, size_t size, struct wire_cgroup *ret)
-{
-    size_t at = 0;
-
-    *ret = (struct wire_cgroup){.css = 1};
-    for (;;) {
-        size_t len = strnlen(bytes + at, size - at);
-
-        if (at + len == size)
-            return 0;
-        if (len == 0)
-            return at + 1;
-        if (ret->n_names == CGROUP_NAMES_MAX || len >= CGROUP_NAME_LEN)
-            return 0;
-        memcpy(ret->names[ret->n_names++], bytes + at, len);
-        at += len + 1;
-    }
-}
-
 static void parse_snapshot(const char *bytes, size_t size, struct processes *p)
 {
     char cgroup[CGROUP_PATH_MAX];
@@ -137,7 +117,7 @@ static void parse_snapshot(const char *bytes, size_t size, struct processes *p)
         memcpy(&task, bytes, sizeof(task));
         bytes += sizeof(task);
         size -= sizeof(task);
-        n = parse_names(bytes, size, &names);
+        n = cgroup_parse_names(bytes, size, &names);
         if (n == 0)
             return;
         bytes += n;

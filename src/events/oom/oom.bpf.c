@@ -366,15 +366,6 @@ static __always_inline void read_victim(struct oom_wire *w, struct task_struct *
     read_levels(w, css);
 }
 
-/* Memory of the ring holds what was in it before; memset() of that much is no instruction. */
-static __always_inline void zero(void *memory, __u32 size)
-{
-    volatile __u64 *words = memory;
-
-    for (__u32 i = 0; i < size / sizeof(*words); i++)
-        words[i] = 0;
-}
-
 static __always_inline void remember_mark(__u64 now, __u32 pid)
 {
     /* Two CPUs at the same time may take the same place; then one is missing in a list. */
@@ -426,7 +417,7 @@ static __always_inline int on_victim(void *ctx, struct task_struct *victim, __u3
         event_lost(c, WIRE_LOST_RING_FULL);
         return 0;
     }
-    zero(w, sizeof(*w));
+    event_zero(w, sizeof(*w));
     event_head(ctx, &w->head, now, window_id, nth);
     cgroup_read(&w->trigger_cgroup, cgroup_memory_css(trigger));
     BPF_CORE_READ_INTO(&w->trigger_name, trigger, group_leader, comm);
@@ -530,6 +521,7 @@ SEC("?iter/task")
 int snapshot_tasks(struct bpf_iter__task *ctx)
 {
     struct task_struct *task = ctx->task;
+    struct cgroup_subsys_state *css;
     struct oom_task t = {};
     struct mm_struct *mm;
 
@@ -557,6 +549,7 @@ int snapshot_tasks(struct bpf_iter__task *ctx)
     }
     BPF_CORE_READ_INTO(&t.comm, task, group_leader, comm);
     bpf_seq_write(ctx->meta->seq, &t, sizeof(t));
-    cgroup_write_names(ctx->meta->seq, cgroup_memory_css(task));
+    css = cgroup_memory_css(task);
+    cgroup_write_names(ctx->meta->seq, css ? BPF_CORE_READ(css, cgroup) : NULL);
     return 0;
 }
