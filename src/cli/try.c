@@ -156,7 +156,8 @@ static int compare(void *arg, const struct store_row *row)
 
 static int wait_record(const char *store, struct attempt *a, char *error, size_t error_size)
 {
-    const uint64_t deadline_ns = clock_now_ns(CLOCK_MONOTONIC) + RECORD_NS;
+    const uint64_t deadline_ns =
+        clock_now_ns(CLOCK_MONOTONIC) + MAX(RECORD_NS, a->provoked.within_ns);
     const char *const names[] = {a->event->tracer_name, NULL};
     const struct store_query query = {
         .tracer_names = names,

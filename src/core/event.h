@@ -169,6 +169,7 @@ struct collect {
 struct provoked {
     char field[32];
     uint64_t value;
+    uint64_t within_ns; /* when it is recorded at the latest, if it takes longer than 10 s */
 };
 
 struct event {

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -531,6 +532,26 @@ static void begin_end(struct root *root, const char *why)
     tell_end(root);
 }
 
+/** Each kind by itself, as some take long; what it has started ends with it. */
+static _Noreturn void demo(const struct event *event)
+{
+    struct provocation provocation;
+    struct provoked provoked;
+    int r;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    r = provoke_begin(event, PROVOKE_BOUND_NS, &provoked, &provocation);
+    if (r == 0) {
+        const struct timespec last = {.tv_sec = (time_t)(provoked.within_ns / NS_PER_SEC)};
+
+        nanosleep(&last, NULL);
+    }
+    provoke_end(&provocation);
+    if (r < 0)
+        log_warning("--demo: cannot provoke a %s event: %s", event->name, strerror(-r));
+    _exit(0);
+}
+
 static void start_demo(struct root *root)
 {
     fflush(NULL);
@@ -543,17 +564,12 @@ static void start_demo(struct root *root)
     }
     if (root->demo != 0)
         return;
-    for (size_t i = 0; i < n_events; i++) {
-        struct provocation provocation = {};
-        struct provoked provoked;
-        int r = 0;
-
-        if (events[i]->provoke && kind_options(root->config, i)->enabled)
-            r = provoke_begin(events[i], PROVOKE_BOUND_NS, &provoked, &provocation);
-        provoke_end(&provocation);
-        if (r < 0)
-            log_warning("--demo: cannot provoke a %s event: %s", events[i]->name, strerror(-r));
-    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (size_t i = 0; i < n_events; i++)
+        if (events[i]->provoke && kind_options(root->config, i)->enabled && fork() == 0)
+            demo(events[i]);
+    while (wait(NULL) > 0)
+        ;
     _exit(0);
 }
 
