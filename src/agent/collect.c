@@ -14,7 +14,7 @@
 #include "kernel/symbols.h"
 
 #define WORKERS_MAX      4
-#define SNAPSHOT_WAIT_NS (500 * NS_PER_MS)
+#define SNAPSHOT_WAIT_NS (1 * NS_PER_SEC)
 #define STOP_WAIT_S      1
 
 enum job_state { JOB_WAITS, JOB_RUNS, JOB_DONE };
@@ -124,8 +124,10 @@ static int snapshot(const struct collect *collect, void **ret, size_t *ret_size)
     while (running->job->asked && !c->stopped && r == 0)
         r = pthread_cond_timedwait(&c->changed, &c->lock, &until);
     fd = TAKE_FD(running->job->snapshot);
+    r = running->job->asked ? -ETIME : -ENODATA;
     pthread_mutex_unlock(&c->lock);
-    r = fd < 0 ? -ENODATA : read_whole(fd, COLLECT_SNAPSHOT_MAX, &bytes, ret_size);
+    if (fd >= 0)
+        r = read_whole(fd, COLLECT_SNAPSHOT_MAX, &bytes, ret_size);
     if (r == 0)
         *ret = bytes;
     return r;

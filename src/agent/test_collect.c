@@ -285,7 +285,7 @@ static void test_no_snapshot(void **state)
     json_t *data;
 
     data = part_of(f, start(f, &raw));
-    assert_int_equal(number(data, "error"), -ENODATA);
+    assert_int_equal(number(data, "error"), -ETIME);
     assert_int_equal(number(data, "number"), 1);
     json_decref(data);
     f->ask_result = -EPIPE;

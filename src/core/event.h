@@ -146,7 +146,7 @@ struct collect {
     const void *note;        /* EVENT_NOTE_BYTES, as decode() has left them */
     /**
      * What the kind's iterator says now, whole, but not more than COLLECT_SNAPSHOT_MAX; heap, to be
-     * freed by the caller. -ENODATA: there is none, or it did not come in time. Once an event.
+     * freed by the caller. -ENODATA: there is none; -ETIME: it did not come in time. Once an event.
      */
     int (*snapshot)(const struct collect *c, void **ret, size_t *ret_size);
     /**
