@@ -126,7 +126,7 @@ static void put(void *arg, struct record *r)
     record_free(r);
 }
 
-/** The next of its kind will only be counted. */
+/** The next of its kind may only be counted. */
 static void remember_last(struct agent *a, uint64_t window_id, const struct record *r)
 {
     struct window_last last = {.summary = strdup(record_get_summary(r)), .brief = record_brief(r)};
@@ -204,7 +204,7 @@ static void on_event(struct agent *a, struct agent_kind *kind, const void *raw)
         record_free(r);
         return;
     }
-    if (head->nth >= kind->options->repeat_limit)
+    if (head->nth >= kind->options->repeat_limit || kind->event->episodes)
         remember_last(a, head->window_id, r);
     wait_for_answers(a, kind, raw, note, r);
 }

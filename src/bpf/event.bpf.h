@@ -133,7 +133,7 @@ static __always_inline void event_filtered(struct wire_counters *c, __u32 rule)
  * place: a window may hold a few more full records than the limit, never fewer.
  */
 static __always_inline bool event_in_window(struct wire_counters *c, struct wire_key *key,
-                                            __u64 now, __u64 started_ns, __u64 *ret_id,
+                                            __u64 now, __u64 started_ns, bool again, __u64 *ret_id,
                                             __u32 *ret_nth)
 {
     struct wire_window fresh = {};
@@ -178,11 +178,13 @@ static __always_inline bool event_in_window(struct wire_counters *c, struct wire
     if (started_ns)
         w->last_ns = now;
     count = w->count;
-    COUNT(w->count);
-    if (count < common.window_limit) {
-        *ret_id = w->id;
-        *ret_nth = count + 1;
-        return true;
+    if (!again || count == 0) {
+        COUNT(w->count);
+        if (count < common.window_limit) {
+            *ret_id = w->id;
+            *ret_nth = count + 1;
+            return true;
+        }
     }
     COUNT(w->suppressed);
     if (!w->first_repeat_ns)
@@ -195,17 +197,20 @@ static __always_inline bool event_in_window(struct wire_counters *c, struct wire
 static __always_inline bool event_window(struct wire_counters *c, struct wire_key *key, __u64 now,
                                          __u64 *ret_id, __u32 *ret_nth)
 {
-    return event_in_window(c, key, now, 0, ret_id, ret_nth);
+    return event_in_window(c, key, now, 0, false, ret_id, ret_nth);
 }
 
 /**
  * The same for a report of something that goes on since `started_ns`. Its window is open until
- * nothing has been reported for the length of a window, or event_episode_over() is called.
+ * nothing has been reported for the length of a window, or event_episode_over() is called. `again`:
+ * where an episode is made of several (the threads of a process), one that was recorded is reported
+ * again, which takes no place from the others. For kinds that have `episodes`.
  */
 static __always_inline bool event_episode(struct wire_counters *c, struct wire_key *key, __u64 now,
-                                          __u64 started_ns, __u64 *ret_id, __u32 *ret_nth)
+                                          __u64 started_ns, bool again, __u64 *ret_id,
+                                          __u32 *ret_nth)
 {
-    return event_in_window(c, key, now, started_ns ? started_ns : 1, ret_id, ret_nth);
+    return event_in_window(c, key, now, started_ns ? started_ns : 1, again, ret_id, ret_nth);
 }
 
 /** `key` is as event_episode() has left it. */

@@ -188,6 +188,8 @@ struct event {
     /** What a program leaves for each CPU in the map `samples` of the BPF object; 0: it has none.
      */
     size_t sample_size;
+    /** Its events are reports of what goes on (event_episode() in bpf/event.bpf.h). */
+    bool episodes;
     /** Size of the kind's own settings in the section .data.settings; 0: it has none. */
     size_t settings_size;
     /**

@@ -79,7 +79,7 @@ struct wire_key {
 struct wire_window {
     __u64 id;              /* unique while the machine is up */
     __u64 begin_ns;        /* CLOCK_BOOTTIME, as all times here */
-    __u64 count;           /* events in the window */
+    __u64 count;           /* events in the window, without those that came again */
     __u64 suppressed;      /* of these: counted only */
     __u64 first_repeat_ns; /* first suppressed one */
     __u64 last_repeat_ns;  /* last suppressed one */

@@ -130,7 +130,7 @@ static __always_inline int report(void *ctx, __u32 seconds, enum proof proof,
     locked.key.what = cpu;
     locked.key.words[0] = (__u32)bpf_get_current_pid_tgid();
     locked.key.words[1] = BPF_CORE_READ(task, start_boottime);
-    if (!event_episode(c, &locked.key, now, now - lasts_ns, &window_id, &nth))
+    if (!event_episode(c, &locked.key, now, now - lasts_ns, false, &window_id, &nth))
         return 0;
     locked.task = (__u64)task;
     locked.switches = switches_of(task);

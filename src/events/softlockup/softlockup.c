@@ -264,6 +264,7 @@ const struct event event_softlockup = {
     .hooks = hooks,
     .wire_size = sizeof(struct softlockup_wire),
     .sample_size = sizeof(struct wire_sample),
+    .episodes = true,
     .settings_size = sizeof(struct softlockup_settings),
     .configure = softlockup_configure,
     .rule_name = softlockup_rule_name,
