@@ -13,6 +13,7 @@
 #include "kernel/symbols.h"
 
 #define STAT_BYTES_MAX (4 * 1024 * 1024) /* some 100 bytes a CPU, and counts of interrupts */
+#define TEXT_BYTES_MAX (128 * 1024)      /* a record holds 1 MiB, and this is not all of it */
 #define POLL_NS        (5 * NS_PER_MS)
 #define ALIVE_BOUND_NS (300 * NS_PER_MS) /* in which a CPU has to take an interrupt */
 #define ANSWER_NS      (150 * NS_PER_MS) /* in which its sample has to come, once it was asked */
@@ -261,8 +262,13 @@ int cpus_record(const struct collect *c, unsigned hook, const struct cpus_known 
 
     if (e == 0)
         e = look_at_all(&l);
-    for (unsigned i = 0; e == 0 && i < l.n; i++)
+    for (unsigned i = 0; e == 0 && i < l.n; i++) {
+        if (text.len > TEXT_BYTES_MAX) {
+            text_addf(&text, "\n\n(from CPU %u on they are left out)", i);
+            break;
+        }
         e = add_cpu(&text, &l, i);
+    }
     if (e == 0 && text.failed)
         e = -ENOMEM;
     if (e == 0) {

@@ -18,11 +18,11 @@ struct cpus_known {
 
 /**
  * Writes `cpus_stack`, a text with a paragraph for each CPU (`CPU 1: bash[4242]` and its frames, a
- * line each), and, if there are any, the list `cpus_missing` of those that could not be looked at
- * and why; `sysrq` says that the kernel writes those into its log, as the operator allows. A CPU
- * that takes no interrupts is left alone: it would block who asks. Takes some tens of milliseconds,
- * at most half a second. `hook` is the index of the hook whose program samples. -ENOMEM, or an
- * errno of reading /proc/stat.
+ * line each; of many hundred busy CPUs the last are left out), and, if there are any, the list
+ * `cpus_missing` of those that could not be looked at and why; `sysrq` says that the kernel writes
+ * those into its log, as the operator allows. A CPU that takes no interrupts is left alone: it
+ * would block who asks. Takes some tens of milliseconds, at most half a second. `hook` is the index
+ * of the hook whose program samples. -ENOMEM, or an errno of reading /proc/stat.
  */
 int cpus_record(const struct collect *c, unsigned hook, const struct cpus_known *known,
                 struct record *r);

@@ -279,13 +279,32 @@ static void test_nothing(void **state)
     json_decref(data);
 }
 
+/** A machine with very many CPUs, and deep stacks on all of them. */
+static void test_many(void **state)
+{
+    static const char comm[WIRE_COMM_LEN] = "culprit";
+    static char stack[128 * 1024 + 1];
+    const struct cpus_known known = {.cpu = 1, .pid = 77, .comm = comm, .stack = stack};
+    json_t *data;
+
+    (void)state;
+    memset(stack, 'f', sizeof(stack) - 1);
+    all_tick = true;
+    data = record_of(&known, 0);
+    all_tick = false;
+    assert_non_null(strstr(text_of(data), "CPU 0: "));
+    assert_non_null(strstr(text_of(data), "CPU 1: culprit[77]\nfff"));
+    assert_non_null(strstr(text_of(data), "f\n\n(from CPU 2 on they are left out)"));
+    assert_null(strstr(text_of(data), "CPU 2: "));
+    json_decref(data);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(test_all, begin),
-        cmocka_unit_test_setup(test_late, begin),
-        cmocka_unit_test_setup(test_bounds, begin),
-        cmocka_unit_test_setup(test_nothing, begin),
+        cmocka_unit_test_setup(test_all, begin),    cmocka_unit_test_setup(test_late, begin),
+        cmocka_unit_test_setup(test_bounds, begin), cmocka_unit_test_setup(test_nothing, begin),
+        cmocka_unit_test_setup(test_many, begin),
     };
 
     return cmocka_run_group_tests_name("cpus", tests, set_up, tear_down);
