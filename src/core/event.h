@@ -35,6 +35,10 @@ struct hook {
     /** Its programs are one iterator (SEC("iter/...")): it makes no events, but is read by
      * collect() through struct collect.snapshot. At most one of a kind's hooks, and optional. */
     bool snapshot;
+    /** Its program is one iterator, too, which the root part reads to its end every poll_ns(): it
+     * looks at all there is, and makes events of what it finds; what it writes is thrown away. At
+     * most one of a kind's hooks. */
+    bool polled;
     /** NULL, or the name of a map whose keys are __u32: the hook's program (SEC("?raw_tp"), one a
      * way) is attached nowhere, but run by the root part, in process context, with { key, last } as
      * its arguments: for each key in the map once a second, and with `last` set once more when the
@@ -198,6 +202,9 @@ struct event {
      * errno as much as possible has been applied, and `error` says what was not.
      */
     int (*configure)(const struct decode *d, void *settings, char *error, size_t error_size);
+    /** How often the hook that is `polled` looks, at most (it takes no more than a fiftieth of a
+     * CPU's time). ns. NULL: there is none. */
+    uint64_t (*poll_ns)(const void *options);
     /** The name of a filter rule, as in `filtered_by`; "" if it is switched off, NULL if there is
      * none of that index. Rule 0 is always "own" (the agent's own traffic). */
     const char *(*rule_name)(const void *options, unsigned index);

@@ -319,6 +319,8 @@ static int attach_program(struct kind *kind, unsigned h, struct bpf_program *pro
     kind->links[kind->n_links++] = link;
     if (hook->snapshot)
         kind->iterator = link;
+    if (hook->polled)
+        kind->polled = link;
     return 0;
 }
 
@@ -537,7 +539,7 @@ void kind_exchange(struct kind *before, struct kind *now)
 
 void kind_detach(struct kind *kind)
 {
-    kind->iterator = NULL;
+    kind->iterator = kind->polled = NULL;
     while (kind->n_links)
         bpf_link__destroy(kind->links[--kind->n_links]);
     for (unsigned h = 0; h < KIND_HOOKS_MAX; h++) {
@@ -578,11 +580,32 @@ int kind_map_fd(const struct kind *kind, const char *name)
     return map ? bpf_map__fd(map) : -ENOENT;
 }
 
+static int open_iterator(const struct bpf_link *link)
+{
+    int fd = link ? bpf_iter_create(bpf_link__fd(link)) : -ENOENT;
+
+    return fd < 0 && link ? -errno : fd;
+}
+
 int kind_open_iterator(const struct kind *kind)
 {
-    int fd = kind->iterator ? bpf_iter_create(bpf_link__fd(kind->iterator)) : -ENOENT;
+    return open_iterator(kind->iterator);
+}
 
-    return fd < 0 && kind->iterator ? -errno : fd;
+int kind_poll(const struct kind *kind)
+{
+    _close_fd_ int fd = open_iterator(kind->polled);
+    char thrown_away[256];
+    ssize_t n;
+
+    if (fd < 0)
+        return kind->polled ? fd : 0;
+    do {
+        n = read(fd, thrown_away, sizeof(thrown_away));
+        /* EAGAIN: it has met a million and written nothing (MAX_ITER_OBJECTS in
+         * kernel/bpf/bpf_iter.c), and goes on where it was. */
+    } while (n > 0 || (n < 0 && (errno == EINTR || errno == EAGAIN)));
+    return n < 0 ? -errno : 0;
 }
 
 uint64_t kind_missed(const struct kind *kind)

@@ -28,6 +28,7 @@ struct kind {
     struct wire_common *common;       /* what the programs read; set while there is an object */
     const struct kind *before;        /* the one that it is to take over from; NULL: none */
     const struct bpf_link *iterator;  /* one of them: the hook that is a snapshot; NULL: none */
+    const struct bpf_link *polled;    /* likewise: the hook that is polled */
     const char *tended;               /* the map that a hook tends; NULL: none */
     const struct bpf_program *tender; /* its program */
     int *perf[KIND_HOOKS_MAX];        /* owned: of a hook with `perf`, an event a CPU; -1: none */
@@ -68,6 +69,9 @@ void kind_close(struct kind *kind);
  * detached, and there is no other time. Keys that come meanwhile may be left to the next time.
  */
 void kind_tend(const struct kind *kind, bool last);
+
+/** Lets the hook that is polled, if there is one, look at everything; returns when it has. */
+int kind_poll(const struct kind *kind);
 
 int kind_map_fd(const struct kind *kind, const char *name); /* -ENOENT */
 

@@ -28,6 +28,7 @@
 
 #define KINDS_MAX          32
 #define TICK_NS            (1 * NS_PER_SEC)
+#define POLL_PART          50 /* of the time, as there may be any number of things to look at */
 #define END_BOUND_NS       (10 * NS_PER_SEC)
 #define PREPARE_BOUND_NS   (30 * NS_PER_SEC)
 #define PROVOKE_BOUND_NS   (10 * NS_PER_SEC) /* of one kind */
@@ -60,6 +61,10 @@ struct root {
     struct config *config; /* owned */
     const struct root_options *options;
     struct kind kinds[KINDS_MAX];
+    struct {
+        uint64_t next_ns; /* CLOCK_MONOTONIC */
+        bool failed;      /* the last time */
+    } polls[KINDS_MAX];   /* of kinds with a hook that is polled */
     uint32_t n_instances;
     struct sockets *sockets; /* NULL: this kernel does not allow it */
     int sysrq;         /* eventfd: an agent that may wants it; -1: none has ever been allowed */
@@ -750,11 +755,19 @@ static void on_signals(struct root *root)
     }
 }
 
+static bool is_polled(const struct root *root, size_t i)
+{
+    return root->watching && !root->ending && root->kinds[i].polled;
+}
+
 /** Milliseconds until the next thing to do. */
 static int poll_timeout(const struct root *root, uint64_t now)
 {
     uint64_t next = root->tick_ns;
 
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++)
+        if (is_polled(root, i))
+            next = MIN(next, root->polls[i].next_ns);
     if (root->end_ns && !root->ending)
         next = MIN(next, root->end_ns);
     if (root->ending)
@@ -786,6 +799,23 @@ static void reload_too_long(struct root *root)
     cancel_reload(root);
 }
 
+static void poll_kind(struct root *root, size_t i)
+{
+    const struct event *event = events[i];
+    uint64_t spent_ns = clock_now_ns(CLOCK_THREAD_CPUTIME_ID);
+    int r = kind_poll(&root->kinds[i]);
+
+    spent_ns = clock_now_ns(CLOCK_THREAD_CPUTIME_ID) - spent_ns;
+    if (r < 0 && !root->polls[i].failed)
+        log_warning("%s: looking at everything there is failed: %s; it is tried again and again, "
+                    "and what happens meanwhile is not seen",
+                    event->name, strerror(-r));
+    root->polls[i].failed = r < 0;
+    root->polls[i].next_ns =
+        clock_now_ns(CLOCK_MONOTONIC) +
+        MAX(event->poll_ns(kind_options(root->config, i)), POLL_PART * spent_ns);
+}
+
 static void on_tick(struct root *root, uint64_t now)
 {
     root->tick_ns = now + TICK_NS;
@@ -808,6 +838,9 @@ static void on_time(struct root *root)
     }
     if (root->reload.config && now >= root->reload.until_ns)
         reload_too_long(root);
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++)
+        if (is_polled(root, i) && now >= root->polls[i].next_ns)
+            poll_kind(root, i);
     if (now >= root->tick_ns)
         on_tick(root, now);
 }
