@@ -38,7 +38,8 @@ def outcomes(output):
 
 def start(agent, **options):
     sets = [word for key, value in options.items() for word in ("--set", f"dropwatch.{key}={value}")]
-    return agent("--set", "agent.resolve_names=false", *sets)
+    # Whoever tries all of them does not want to wait for the patience of hungtask.
+    return agent("--set", "agent.resolve_names=false", "--set", "hungtask.threshold=1s", *sets)
 
 
 @pytest.mark.parametrize("words", [[], ["dropwatch"]], ids=["all", "named"])
