@@ -604,22 +604,35 @@ static int find_and_note(struct symbols *s, uint64_t addr, struct symbol *ret)
 }
 
 /* Entries from interrupts and exceptions: the frame below is the interrupted instruction itself.
- * asm_call_* is where the stack is changed, which is no entry (x86, before 5.12). */
+ * Of what is called like them, asm_call_* changes the stack (x86, before 5.12), and *_handler is
+ * what an entry calls (arm64). `name` ends with NUL or a slash. */
 static bool is_interrupt_entry(const char *name)
 {
-    return (strncmp(name, "asm_", 4) == 0 && strncmp(name, "asm_call_", 9) != 0) ||
-           strncmp(name, "el1", 3) == 0;
+    static const char *const begins[] = {
+        "asm_",                                         /* x86 */
+        "el1h_64_", "el1t_64_", "el0t_64_", "el0t_32_", /* arm64 */
+        "el1_irq",  "el1_sync", "el0_irq",  "el0_sync", /* arm64, before 5.14 */
+    };
+    size_t len = strcspn(name, "/");
+
+    if (strncmp(name, "asm_call_", 9) == 0 || memmem(name, len, "_handler", 8))
+        return false;
+    for (size_t i = 0; i < ARRAY_SIZE(begins); i++)
+        if (strncmp(name, begins[i], strlen(begins[i])) == 0)
+            return true;
+    return false;
 }
 
 const char *symbols_text_interrupted(const char *text)
 {
-    for (const char *line = text; line; line = strchr(line, '\n')) {
-        const char *next;
+    const char *line = text, *rest;
 
-        line += *line == '\n';
-        next = strchr(line, '\n');
-        if (next && is_interrupt_entry(line))
-            return next + 1;
+    while (*line) {
+        rest = strchrnul(line, '\n');
+        rest += *rest == '\n';
+        if (is_interrupt_entry(line))
+            return rest;
+        line = rest;
     }
     return text;
 }

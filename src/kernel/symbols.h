@@ -69,8 +69,8 @@ int symbols_refresh(struct symbols *s, uint64_t now_ns);
  * The result is heap; NULL only for want of memory.
  */
 char *symbols_stack_text(struct symbols *s, const uint64_t *addrs, size_t n);
-/** Of such a text the part below the innermost interrupt: what was interrupted. All of it, if there
- * was none. */
+/** Of such a text the part below the innermost interrupt: what was interrupted; empty if that was
+ * in user mode. All of it, if there was no interrupt. */
 const char *symbols_text_interrupted(const char *text);
 /** `symbol+0x12` or `0xffff...`, of exactly this address; heap. */
 char *symbols_place_text(struct symbols *s, uint64_t addr);

@@ -532,15 +532,20 @@ static void test_interrupted(void **state)
                                "asm_call_sysvec_on_stack/3 [kernel]\n" /* changes the stack only */
                                "asm_sysvec_apic_timer_interrupt/4 [kernel]\n"
                                "loop/5 [xfs]\nasm_exc_page_fault/6 [kernel]\nuser/7 [kernel]";
-    static const char arm[] = "a/1 [kernel]\nel1h_64_irq/2 [kernel]\nb/3 [kernel]";
+    static const char arm[] =
+        "a/1 [kernel]\nel1_interrupt/2 [kernel]\nel1h_64_irq_handler/3 [kernel]\n"
+        "el1h_64_irq/4 [kernel]\nb/5 [kernel]\nx_handler/6 [kernel]";
+    static const char *const user[] = {"a/1 [kernel]\nasm_exc_page_fault/2 [kernel]",
+                                       "el0t_64_irq_handler/1 [kernel]\nel0t_64_irq/2 [kernel]"};
     static const char *const without[] = {"", "a/1 [kernel]", "a/1 [kernel]\nb/2 [kernel]",
-                                          "a/1 [kernel]\nasm_exc_page_fault/2 [kernel]",
                                           "a_asm_b/1 [kernel]\nb/2 [kernel]"};
 
     (void)state;
     assert_string_equal(symbols_text_interrupted(with),
                         "loop/5 [xfs]\nasm_exc_page_fault/6 [kernel]\nuser/7 [kernel]");
-    assert_string_equal(symbols_text_interrupted(arm), "b/3 [kernel]");
+    assert_string_equal(symbols_text_interrupted(arm), "b/5 [kernel]\nx_handler/6 [kernel]");
+    for (size_t i = 0; i < ARRAY_SIZE(user); i++)
+        assert_string_equal(symbols_text_interrupted(user[i]), "");
     for (size_t i = 0; i < ARRAY_SIZE(without); i++)
         assert_ptr_equal(symbols_text_interrupted(without[i]), without[i]);
 }
