@@ -27,7 +27,8 @@
 
 #define EEXIST 17
 
-/* The agent sizes the maps when it loads them. */
+/* The agent sizes the maps when it loads them. An array named `cpus` of a kind's own gets an
+ * element for each possible CPU. */
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, 1);

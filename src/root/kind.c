@@ -155,6 +155,14 @@ static int size_map(struct bpf_object *object, const char *name, uint32_t entrie
     return map ? bpf_map__set_max_entries(map, entries) : -ENOENT;
 }
 
+/** What a kind keeps of each CPU. A per-CPU map would not show one CPU what is of another. */
+static int size_cpus(struct bpf_object *object, unsigned n_cpus)
+{
+    int r = size_map(object, "cpus", n_cpus);
+
+    return r == -ENOENT ? 0 : r;
+}
+
 /** What an object and the one that takes over from it have in common. */
 static int share_map(struct bpf_object *object, const struct kind *before, const char *name)
 {
@@ -197,6 +205,8 @@ static int prepare(const struct kind *kind, const struct event_options *options,
         r = set_symbols(object);
     if (r == 0)
         r = size_map(object, "counters", kind->n_cpus);
+    if (r == 0)
+        r = size_cpus(object, kind->n_cpus);
     if (r == 0)
         r = size_map(object, "windows", (uint32_t)options->repeat_keys);
     if (r == 0)
