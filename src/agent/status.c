@@ -141,6 +141,28 @@ static const char *state(const struct agent_kind *kind, bool running)
     return used < needed ? "partly" : "watching";
 }
 
+/** Up to the last CPU that has counted anything: more are possible than there are. */
+static json_t *measure(const struct agent_kind *kind, unsigned which)
+{
+    json_t *list = json_array();
+    unsigned n = kind->counters ? kind->n_cpus : 0;
+
+    while (n && !kind->counters[n - 1].measures[which])
+        n--;
+    for (unsigned cpu = 0; cpu < n; cpu++)
+        json_array_append_new(list, status_u64(kind->counters[cpu].measures[which]));
+    return list;
+}
+
+static json_t *measures(const struct agent_kind *kind)
+{
+    json_t *object = json_object();
+
+    for (unsigned i = 0; i < WIRE_MEASURES && kind->event->measures[i]; i++)
+        json_object_set_new(object, kind->event->measures[i], measure(kind, i));
+    return object;
+}
+
 json_t *status_event(const struct agent_kind *kind, const struct status_input *in)
 {
     struct kind_account a;
@@ -169,6 +191,8 @@ json_t *status_event(const struct agent_kind *kind, const struct status_input *i
         json_object_set_new(object, "incomplete", status_u64(n_incomplete));
         json_object_set_new(object, "incomplete_by", by);
     }
+    if (kind->event->measures)
+        json_object_set_new(object, "measures", measures(kind));
     json_object_set_new(object, "hooks", hooks(kind));
     return object;
 }

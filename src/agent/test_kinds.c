@@ -437,6 +437,29 @@ static void test_status(void **state)
     json_decref(json);
 }
 
+static void test_measures(void **state)
+{
+    static const char *const names[] = {"ticks", "late", NULL};
+    struct fixture *f = *state;
+    struct event measuring = test_event;
+    struct status_input in = input_of(f, NULL);
+    json_t *json, *kind;
+
+    measuring.measures = names;
+    f->kind.event = &measuring;
+    take(f);
+    f->counters[0].measures[0] = 11;
+    f->counters[1].measures[0] = 12;
+    f->counters[0].measures[1] = 3;
+    f->counters[1].measures[2] = 4; /* has no name */
+    json = status(&in);
+    kind = json_object_get(json_object_get(json, "events"), "testing");
+    assert_json(json_object_get(kind, "measures"), "{\"ticks\":[11,12],\"late\":[3]}");
+    assert_int_equal(json_integer_value(json_object_get(kind, "seen")), 0);
+    json_decref(json);
+    f->kind.event = &test_event;
+}
+
 static void assert_state(const struct fixture *f, bool running, const char *expected)
 {
     struct status_input in = input_of(f, NULL);
@@ -606,6 +629,7 @@ int main(void)
         TEST(test_status),
         TEST(test_states),
         TEST(test_switched_off),
+        TEST(test_measures),
         TEST(test_incomplete),
         TEST(test_lost_by),
         TEST(test_hostile_texts),

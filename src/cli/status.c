@@ -37,6 +37,25 @@ static void print_counts(const char *title, const json_t *counts)
         putchar('\n');
 }
 
+/** Sums over the CPUs; `--json` has them one by one. */
+static void print_measures(const json_t *measures)
+{
+    _cleanup_(text_done) struct text line = {};
+    const char *name;
+    json_t *list, *value;
+    size_t i;
+
+    json_object_foreach((json_t *)measures, name, list)
+    {
+        json_int_t sum = 0;
+
+        json_array_foreach(list, i, value) sum += json_integer_value(value);
+        text_addf(&line, "%s%s %lld", line.len ? ", " : "    measured: ", name, (long long)sum);
+    }
+    if (line.len)
+        puts(line.data);
+}
+
 static void print_event(const char *name, const json_t *event)
 {
     _cleanup_(text_done) struct text line = {};
@@ -54,6 +73,7 @@ static void print_event(const char *name, const json_t *event)
     putchar('\n');
     print_counts("    filtered by: ", json_object_get(event, "filtered_by"));
     print_counts("    lost by: ", json_object_get(event, "lost_by"));
+    print_measures(json_object_get(event, "measures"));
     json_array_foreach(json_object_get(event, "hooks"), i, hook) if (*string_of(hook, "reason"))
         text_addf(&line, "    %s was refused: %s\n", string_of(hook, "way"),
                   string_of(hook, "reason"));

@@ -209,6 +209,10 @@ struct event {
      * none of that index. Rule 0 is always "own" (the agent's own traffic). */
     const char *(*rule_name)(const void *options, unsigned index);
 
+    /** What its programs count besides events, by the index in struct wire_counters.measures; ends
+     * with NULL. Shown for each CPU, since the hooks were attached. NULL: nothing. */
+    const char *const *measures;
+
     /**
      * Turns raw bytes into fields. No I/O, no globals: it is fuzzed. Anything may be in the bytes.
      * -EBADMSG: they make no sense (counted as lost: decode).

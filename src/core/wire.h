@@ -52,6 +52,7 @@ enum wire_lost {
 };
 
 #define WIRE_RULES_MAX 64 /* filter rules of one event kind */
+#define WIRE_MEASURES  7  /* what a kind counts besides events */
 
 /** One per possible CPU; the sums over CPUs are the kernel's part of the accounting. */
 struct wire_counters {
@@ -60,7 +61,7 @@ struct wire_counters {
     __u64 suppressed; /* repeats, counted in their window */
     __u64 lost[WIRE_LOST_NR];
     __u64 filtered[WIRE_RULES_MAX]; /* by the rule of that index */
-    __u64 pad[7];
+    __u64 measures[WIRE_MEASURES];  /* outside the accounting; see struct event.measures */
 };
 WIRE_ASSERT(sizeof(struct wire_counters) % 64 == 0, "counters of two CPUs share a cache line");
 
