@@ -12,11 +12,14 @@
 
 struct kernel;
 struct symbols;
+struct btf; /* of libbpf */
 
 /** One way to get at the same fact; the first that loads and attaches is used. */
 struct hook_way {
     const char *name;            /* as shown: "tp_btf/kfree_skb" */
-    const char *const *programs; /* names of its BPF programs, ends with NULL */
+    const char *const *programs; /* names of its BPF programs, ends with NULL; may be none */
+    /** NULL, or why a kernel of this BTF cannot have it: what loading would not show. Optional. */
+    const char *(*check)(const struct btf *kernel);
 };
 
 #define HOOK_WAYS_MAX 6

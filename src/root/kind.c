@@ -3,6 +3,7 @@
 #include "root/kind.h"
 
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <linux/membarrier.h>
 #include <linux/perf_event.h>
@@ -390,6 +391,34 @@ static int try_alone(const struct kind *kind, const struct event_options *option
     return r;
 }
 
+/** NULL, or why the way is out of the question on this kernel. */
+static const char *check_way(const struct event *event, unsigned h, int way)
+{
+    const struct hook_way *w = &event->hooks[h].ways[way];
+    const char *why = NULL;
+    struct btf *btf;
+
+    if (!w->check)
+        return NULL;
+    btf = btf__load_vmlinux_btf();
+    why = btf ? w->check(btf) : "the kernel's BTF cannot be read";
+    btf__free(btf);
+    return why;
+}
+
+/** The first way from `way` on that is not out of the question, or -1. */
+static int check_ways(struct kind *kind, unsigned h, int way)
+{
+    const char *why;
+
+    while (way >= 0 && (why = check_way(kind->event, h, way))) {
+        kind->hooks[h].ways[way].state = HOOK_REFUSED;
+        snprintf(kind->hooks[h].ways[way].reason, CHANNEL_TEXT_MAX, "%s", why);
+        way = next_way(kind, h, way);
+    }
+    return way;
+}
+
 /** Which of the hooks' chosen ways do not load when they are alone; each moves on to its next. */
 static bool blame(struct kind *kind, const struct event_options *options)
 {
@@ -404,7 +433,7 @@ static bool blame(struct kind *kind, const struct event_options *options)
         if (r == 0)
             continue;
         refuse(&kind->hooks[h], kind->hooks[h].chosen, failed < 0 ? "load" : "attach", r);
-        kind->hooks[h].chosen = next_way(kind, h, kind->hooks[h].chosen);
+        kind->hooks[h].chosen = check_ways(kind, h, next_way(kind, h, kind->hooks[h].chosen));
         moved = true;
     }
     return moved;
@@ -435,6 +464,12 @@ int kind_try(const struct event *event, const struct event_options *options, uns
     struct kind kind;
     int failed, r;
 
+    const char *why = check_way(event, hook, (int)way);
+
+    if (why) {
+        snprintf(ret_reason, CHANNEL_TEXT_MAX, "%s", why);
+        return -EOPNOTSUPP;
+    }
     begin(&kind, event);
     r = try_alone(&kind, options, hook, (int)way, &failed);
     if (r < 0)
@@ -455,7 +490,7 @@ int kind_open(struct kind *kind, const struct event *event, const struct event_o
         for (int way = 0; way < HOOK_WAYS_MAX && hook->ways[way].name; way++)
             kind->hooks[h].ways[way].state =
                 string_list_has(&options->hooks_off, hook->ways[way].name) ? HOOK_OFF : HOOK_UNUSED;
-        kind->hooks[h].chosen = next_way(kind, h, -1);
+        kind->hooks[h].chosen = check_ways(kind, h, next_way(kind, h, -1));
     }
 
     while (any_chosen(kind)) {
@@ -469,7 +504,8 @@ int kind_open(struct kind *kind, const struct event *event, const struct event_o
         if (failed >= 0) {
             refuse(&kind->hooks[failed], kind->hooks[failed].chosen, "attach", r);
             kind->hooks[failed].chosen =
-                next_way(kind, (unsigned)failed, kind->hooks[failed].chosen);
+                check_ways(kind, (unsigned)failed,
+                           next_way(kind, (unsigned)failed, kind->hooks[failed].chosen));
         } else if (!blame(kind, options)) {
             describe("load", r, advice_on(r), kind->reason);
             return -EOPNOTSUPP;

@@ -287,6 +287,8 @@ void probe_judge(const struct probe_facts *facts, const struct event *event, uns
     object = bpf_object__open_mem(bytes, size, &open);
     if (!object)
         refuse(ret, REPORT, "the BPF object cannot be read: %s", strerror(errno));
+    if (w->check && facts->btf && w->check(facts->btf))
+        refuse(ret, "nothing, if another way can be had", "%s", w->check(facts->btf));
     /* A way is as good as the worst of its programs. */
     for (const char *const *name = w->programs; object && *name && ret->state == PROBE_SHOULD;
          name++) {
