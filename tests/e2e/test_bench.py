@@ -38,13 +38,13 @@ def test_hits_are_counted_right():
         assert row["counted"] == row["claimed"] > 0, row
     ways = {row["way"] for row in found["hooks"]}
     assert {"tp_btf/kfree_skb", "raw_tp/kfree_skb", "tp_btf/inet_sock_set_state", "raw_tp/mark_victim"} <= ways
-    assert {row["kind"] for row in found["hooks"]} >= {"dropwatch", "oom"}
+    assert {row["kind"] for row in found["hooks"]} >= {"dropwatch", "oom", "softirq"}
     for row in found["not_measured"]:
         assert row["section"] and row["not_measured"], row
     assert "tp_btf/mark_victim" in {row["section"] for row in found["not_measured"]}
 
 
-@pytest.mark.parametrize("kind", ["dropwatch", "oom"])
+@pytest.mark.parametrize("kind", ["dropwatch", "oom", "softirq"])
 def test_hooks(kind):
     """Each case's events become what the case is about, or it fails; all figures are there."""
     found = bench("--only", "hooks", "--kind", kind, "--scale", SMALL)
