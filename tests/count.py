@@ -17,6 +17,8 @@ MAY_SKIP = {
     "only cgroup v2 has memory.high": "the guests of ./dev test vm have it",
     "this host is too large to be filled": "a guest is small enough to run out of memory",
     "the kernel's detector is set in guests of our own only": "the guests of ./dev test vm are",
+    "only a guest can be stopped and continued": "the guests of ./dev test vm are",
+    "this machine is not to be held for seconds": "the guests of ./dev test vm are",
     "this kernel does not know the reason": "rules that go by it match nothing there; newer kernels run them",
 }
 

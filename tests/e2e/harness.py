@@ -364,6 +364,27 @@ def agent(request):
         raise problems[0]
 
 
+# ---- the machine
+
+
+@pytest.fixture
+def stand_still():
+    """stand_still("stop", 3): this guest is stopped and continued by its monitor, and has not noticed anything;
+    stand_still("freeze", 3): its clock goes on meanwhile."""
+    product = Path("/sys/class/dmi/id/product_name")
+    if not product.exists() or product.read_text().strip() != "huatuo test guest":
+        pytest.skip("only a guest can be stopped and continued")
+
+    def ask(how, seconds):
+        request = Path(os.environ["SHARED"]) / "stand-still"
+        draft = request.with_name("stand-still.draft")
+        draft.write_text(f"{how} {seconds}")
+        draft.rename(request)
+        wait_until(lambda: not request.exists(), 30 + seconds, f"{how} by tests/vm/guest.py")
+
+    return ask
+
+
 # ---- how it is started
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -55,6 +56,33 @@ def make_initrd(kernel, path):
             )  # fmt: skip
 
 
+def stand_still(process, request):
+    """The guest asks for it: `stop SECONDS`, by the monitor, or `freeze SECONDS`, as when its host is suspended.
+    The file is gone when it is over."""
+    how, seconds = request.read_text().split()
+    if how == "stop":
+        process.stdin.write(b"stop\n")
+    else:
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(float(seconds))
+    if how == "stop":
+        process.stdin.write(b"cont\n")
+    else:
+        process.send_signal(signal.SIGCONT)
+    request.unlink()
+
+
+def attend(process, shared, timeout):
+    """Until it is over."""
+    deadline = time.monotonic() + (timeout or float("inf"))
+    while process.poll() is None:
+        if (shared / "stand-still").exists():
+            stand_still(process, shared / "stand-still")
+        if time.monotonic() > deadline:
+            raise GuestFailed(f"it was not over after {timeout} s")
+        time.sleep(0.1)
+
+
 def boot(kernel, shared, command, *, cgroup=2, append="", cpus=2, memory="1536M", product=PRODUCT, timeout=None, console=None):
     """Boots, runs the bash script `command` there, and waits until it is over. The guest's /shared is
     this folder. Its console goes to console.log there, or is ours. Returns the exit status of the command."""
@@ -66,20 +94,19 @@ def boot(kernel, shared, command, *, cgroup=2, append="", cpus=2, memory="1536M"
     make_initrd(kernel, shared / "initrd")
     # With many CPUs, threads for all of them would wait for one another more than run.
     threads = "multi" if cpus <= os.cpu_count() else "single"
+    serial = ["mon:stdio"] if console == "ours" else [f"file:{shared}/console.log", "-monitor", "stdio"]
     qemu = [
-        *QEMU, "-accel", f"tcg,thread={threads}", "-smp", str(cpus), "-m", memory, "-smbios", f"type=1,product={product}", "-serial", "mon:stdio" if console == "ours" else f"file:{shared}/console.log",
+        *QEMU, "-accel", f"tcg,thread={threads}", "-smp", str(cpus), "-m", memory, "-smbios", f"type=1,product={product}", "-serial", *serial,
         "-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap",
         "-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
         "-fsdev", f"local,id=shared,path={shared},security_model=none",
         "-device", "virtio-9p-pci,fsdev=shared,mount_tag=shared",
         "-kernel", kernel.vmlinuz, "-initrd", shared / "initrd", "-append", f"{APPEND} {append}",
     ]  # fmt: skip
-    log = None if console == "ours" else subprocess.DEVNULL
-    with subprocess.Popen(qemu, stdin=log, stdout=log, stderr=subprocess.STDOUT if log is None else log) as process:
+    streams = {} if console == "ours" else {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(qemu, bufsize=0, **streams) as process:
         try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired as e:
-            raise GuestFailed(f"it was not over after {timeout} s") from e
+            attend(process, shared, timeout)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGKILL)
