@@ -861,9 +861,9 @@ static void test_queue_bytes(void **state)
     assert_int_equal(store_put(s, doc), 0);
     assert_int_equal(store_put(s, doc), -ENOBUFS);
     doc_unref(doc);
+    assert_null(store_close(s, 0)); /* and what cannot wait is given up */
     sqlite3_exec(other, "ROLLBACK", NULL, NULL, NULL);
     sqlite3_close(other);
-    assert_null(store_close(s, 0)); /* and what cannot wait is given up */
 }
 
 /* ---- retention */
