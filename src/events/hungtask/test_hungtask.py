@@ -242,6 +242,7 @@ def check(record, lists=True):
 # ---- the tests
 
 
+@pytest.mark.matrix
 def test_stuck(agent, lock):
     one = start(agent, interval="200ms")
     began = time.monotonic()
@@ -355,6 +356,7 @@ def test_in_and_out(agent, lock):
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.matrix
 def test_a_parent_that_waits_for_its_child(agent, lock):
     """vfork() is shown as D state by ps, but can be killed. It is listed when others are stuck."""
     one = start(agent, threshold="1s")
@@ -392,6 +394,7 @@ def freezer():
     return None
 
 
+@pytest.mark.matrix
 def test_frozen_cgroup(agent, lock):
     """It sleeps because somebody wanted it so, in v1 uninterruptibly."""
     found = freezer()
@@ -475,6 +478,7 @@ def write_file(path):
     path.write_bytes(b"x" * PAGE)
 
 
+@pytest.mark.matrix
 def test_frozen_file_system(agent, frozen_disk):
     """Unlike a frozen cgroup that is an alarm: nobody can tell whether it will ever be thawed."""
     one = start(agent)
@@ -743,6 +747,7 @@ def impatient():
         path.write_text(value)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("n", range(len(KERNEL_WAYS)), ids=KERNEL_WAYS)
 def test_detector(agent, lock, tracefs, impatient, n):
     """Each way records the same; it is one episode, however often the kernel reports it."""

@@ -179,6 +179,7 @@ def check_vectors(data, burnt):
     assert all(now[name] > burnt.runs[name] for name in vectors), (vectors, burnt.runs, now)
 
 
+@pytest.mark.matrix
 def test_irq_off_in_system_call(agent):
     one = start(agent)
     burnt = burn("syscall")
@@ -192,6 +193,7 @@ def test_irq_off_in_system_call(agent):
     assert f"{burnt.name}[{burnt.pid}]" in record["summary"]
 
 
+@pytest.mark.matrix
 def test_irq_off_in_interrupt(agent):
     one = start(agent)
     burnt = burn("irq")
@@ -200,6 +202,7 @@ def test_irq_off_in_interrupt(agent):
     assert data["interrupted"] == "user" and data["place"] == ""
 
 
+@pytest.mark.matrix
 def test_softirq_behind_handler(agent):
     one = start(agent)
     burnt = burn("softirq")
@@ -214,6 +217,7 @@ def test_softirq_behind_handler(agent):
     assert f"softirq {data['vector']} on CPU {CPU} was raised and did not run" in record["summary"]
 
 
+@pytest.mark.matrix
 def test_softirq_behind_process(agent):
     one = start(agent)
     burnt = burn("bh")
@@ -286,6 +290,7 @@ def test_repeats(agent):
     check_accounting(one.wait_balance())
 
 
+@pytest.mark.matrix
 def test_other_ways(agent):
     """Where the first ones cannot be had, others are good enough."""
     one = start(agent, TICK_WAYS[0], SOFTIRQ_WAYS[0])
@@ -323,6 +328,7 @@ def told(one, pids):
     return [r["summary"] for r in one.records("softirq") if r["tracer_data"].get("pid") in pids]
 
 
+@pytest.mark.matrix
 def test_idle_is_no_event(agent):
     """CPUs that sleep have no ticks, and nobody misses any."""
     one = start(agent)
@@ -377,6 +383,7 @@ def hold(what):
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.matrix
 def test_seconds_of_irqs_off(agent, fault):
     """Longer than what is taken for a machine that stands still: the others were alive."""
     one = start(agent)
@@ -401,6 +408,7 @@ def test_seconds_of_bottom_halves_off(agent, fault):
     assert 3000 - 3 * TICK_MS <= over["tracer_data"]["duration_ms"] <= 3000 + SLACK_MS + 2 * TICK_MS, over
 
 
+@pytest.mark.matrix("stop")
 @pytest.mark.parametrize("how", ["stop", "freeze"])
 def test_machine_stands_still(agent, stand_still, how):
     one = start(agent)
