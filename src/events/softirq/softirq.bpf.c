@@ -85,8 +85,7 @@ static __always_inline __u64 read_steal(struct watch_cpu *cpu)
 static __always_inline bool count(struct wire_counters *c, struct softirq_wire *w,
                                   struct wire_key *key)
 {
-    __u64 lasts = w->end_ns - w->begin_ns;
-    __u64 window_id;
+    __u64 lasts = w->end_ns - w->begin_ns, now = bpf_ktime_get_boot_ns(), window_id;
     __u32 nth;
 
     COUNT(c->seen);
@@ -99,8 +98,7 @@ static __always_inline bool count(struct wire_counters *c, struct softirq_wire *
     key->words[1] = w->head.task_start_ns;
     if (w->ongoing) { /* an episode, and no other's */
         key->words[2] = w->begin_ns;
-        if (!event_episode(c, key, bpf_ktime_get_boot_ns(), bpf_ktime_get_boot_ns() - lasts, false,
-                           &window_id, &nth))
+        if (!event_episode(c, key, now, now - lasts, false, &window_id, &nth))
             return false;
     } else if (!event_window(c, key, w->head.time_ns, &window_id, &nth)) {
         return false;
