@@ -452,25 +452,6 @@ def test_off_line(agent, stand_still):
     assert len(found) <= 1, found  # it is emulated
 
 
-def test_suspended(agent, stand_still):
-    """All of a suspend but its last step: other CPUs off line, devices and clocks stopped, five seconds."""
-    level, state = Path("/sys/power/pm_test"), Path("/sys/power/state")
-    if not level.exists() or "mem" not in state.read_text():
-        pytest.skip("this kernel cannot test suspending")
-    one = start(agent)
-    level.write_text("core")
-    try:
-        with others(SPINNER, os.sched_getaffinity(0)) as pids:
-            state.write_text("mem")
-            time.sleep(0.5)
-    finally:
-        level.write_text("none")
-    burnt = burn("syscall")
-    wait_one(one, burnt, "irq_off", "do_send_sig_info")
-    long = [r["summary"] for r in full_records(one) if r["tracer_data"].get("offtime", 0) > 3000 * MS]
-    assert long + told(one, pids) == []
-
-
 def test_doctor_tells_the_ways(agent):
     one = agent("--events", "softirq")
     report = json.loads(one.huatuo("doctor", "--json", check=False).stdout)
