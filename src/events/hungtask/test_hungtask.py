@@ -298,13 +298,15 @@ def test_episode(agent, lock):
     closed = wait_closed(one, pid)
     # The watch has found it within a second, and that it goes on within another.
     repeat = check_closed(closed, record, (was - 1.5, freed + 1.5 + patience(1)))
-    assert repeat["count"] >= 5
+    seconds = closed["tracer_data"]["duration_ms"] / 1000 - 2  # one look in each, or a little less
+    assert repeat["count"] >= 5 and seconds / 2 - 1 <= repeat["count"] <= seconds + 2, closed
     count = one.wait_balance()["events"]["hungtask"]
     assert count["seen"] == count["recorded"] + count["suppressed"] and count["suppressed"] >= repeat["count"]
     full, closing = hung(one, pid)
     assert (len(full), len(closing)) == (1, 1)
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_again(agent, lock):
     """Another sleep of the same process is another event."""
     one = start(agent, threshold="1s")
@@ -330,6 +332,7 @@ def test_again(agent, lock):
     os.close(go)
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_in_and_out(agent, lock):
     """In D state most of the time, but never for long: a busy disk is not a hung one."""
     one = start(agent, threshold="3s", interval="200ms")
@@ -501,6 +504,7 @@ def test_frozen_file_system(agent, frozen_disk):
     check_closed(wait_closed(one, pid), record, (2, 600))
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_the_store_hangs(frozen_disk, agent, lock):
     """The disk that is stuck is the one that records are written to: the agent goes on, and nothing is lost."""
     frozen_disk.path.chmod(0o755)
@@ -534,6 +538,7 @@ def cpu_seconds(pid):
     return int(read(pid, "schedstat").split()[0]) / 1e9
 
 
+@pytest.mark.host_only("it takes a fast machine")
 @pytest.mark.alone("all other agents would record three hundred tasks, too")
 def test_three_hundred_of_five_thousand(agent, lock):
     """A disk has gone: each process is a record, one of them lists all; and what looking at them costs."""
@@ -592,6 +597,7 @@ def test_three_hundred_of_five_thousand(agent, lock):
     print(f"{tasks} tasks, {STUCK} of them in D state: {cost * 1000:.2f} ms of CPU time a second")
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_many_threads_of_one_process(agent, lock):
     """They are the same: ten are recorded, the others counted, all are listed."""
     one = start(agent)
@@ -625,6 +631,7 @@ def test_many_threads_of_one_process(agent, lock):
     assert repeat["count"] >= 3 * 10 + n - 10
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_hostile_names(agent, lock):
     one = start(agent)
     comm = b"\xff\"\\\n\x1b[1]: D"
@@ -659,6 +666,7 @@ def test_containers(agent, lock):
     assert [r["tracer_id"] for r in one.records("hungtask", container=ident[:12])][0] == record["tracer_id"]
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_without_the_list(agent, lock):
     """What is optional may be missing: the record says what it knows."""
     one = start(agent, "iter/task:stacks", "perf_event/cpus")
@@ -670,6 +678,7 @@ def test_without_the_list(agent, lock):
     assert list(paragraphs(data)) == [pid] and paragraphs(data)[pid][1] == data["stack"].splitlines()
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_without_the_cpus(agent, lock):
     one = start(agent, "perf_event/cpus")
     pid = lock().block(b"e2e-stuck")
@@ -678,6 +687,7 @@ def test_without_the_cpus(agent, lock):
     assert data["cpus_stack"] == "" and {row["cpu"] for row in data["cpus_missing"]} == set(os.sched_getaffinity(0))
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_without_the_end(agent, lock):
     """It is not reported any more, and that is all that is known."""
     one = start(agent, "raw_tp", repeat_window="3s")
@@ -690,6 +700,7 @@ def test_without_the_end(agent, lock):
     check_closed(wait_closed(one, pid), record, (5, 600), ended=False)
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_without_the_watch(agent, lock):
     """The kernel's own detector is left, which has more patience."""
     one = start(agent, "iter/task:watch", threshold="1s")
@@ -700,6 +711,7 @@ def test_without_the_watch(agent, lock):
     assert hung(one, pid) == ([], [])
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_reload(agent, lock):
     """Another agent goes on with the same hooks: what was recorded is not recorded again, and looking
     at everything does not stop."""
@@ -714,6 +726,7 @@ def test_reload(agent, lock):
     check_closed(wait_closed(one, pid), record, (5, 600))
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_demo(agent):
     """What it provokes itself is recorded, and gone afterwards."""
     arguments = ("--events", "hungtask", "--set", "hungtask.threshold=1s", "--set", "hungtask.list_interval=0s")
@@ -772,8 +785,9 @@ def test_detector(agent, lock, tracefs, impatient, n):
     assert len(hung(one, pid)[0]) == 1
     count = counts(one)
     assert count["suppressed"] > 0 and count["lost"] == 0, count
-    held.give_up()
-    check_closed(wait_closed(one, pid, timeout=40), record, (6, 600), ended=False)
+    if n == 0:
+        held.give_up()
+        check_closed(wait_closed(one, pid, timeout=40), record, (6, 600), ended=False)
 
 
 def test_detector_and_watch(agent, lock, impatient):
@@ -791,6 +805,7 @@ def test_detector_and_watch(agent, lock, impatient):
         one.stop()
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_settings_are_checked(agent, tmp_path):
     binary = start(agent).binary
     for line in ("threshold: 1ms", "interval: 2m", "interval: 10ms", "list_interval: 2d"):
@@ -800,6 +815,7 @@ def test_settings_are_checked(agent, tmp_path):
         assert done.returncode == 1 and f"hungtask.{line.partition(':')[0]}" in done.stderr, (line, done)
 
 
+@pytest.mark.host_only("the same on every kernel")
 def test_nothing_is_left(lock):
     """Of what these tests themselves do."""
     held = lock()
