@@ -288,8 +288,8 @@ def test_syn_dropped_by_the_queueing_discipline(agent, hosts, family, where):
     data = wait_drop(one, sport=sport, netns=inode(ns))
     expect(
         data,
-        # Up to 6.1 it is where the list of them is freed.
-        place=("__dev_queue_xmit", "kfree_skb_list", "kfree_skb_list_reason"),
+        # Or where the list of them is freed.
+        place=("__dev_queue_xmit", "kfree_skb_list", "kfree_skb_list_reason", "__tcf_kfree_skb_list"),
         reason="QDISC_DROP",
         comm="kubelet",
         pid=pid,

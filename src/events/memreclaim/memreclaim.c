@@ -340,10 +340,10 @@ static int memreclaim_collect(const struct collect *c, const void *raw, struct r
 /* --- provoking */
 
 #define PROVOKE_LIMIT   "16777216"
-#define PROVOKE_THREADS 8
+#define PROVOKE_THREADS 16
 #define PROVOKE_BYTES   (16UL * 1024 * 1024) /* of each thread */
 #define PROVOKE_CHUNK   (256UL * 1024)
-#define PROVOKE_NS      (3 * NS_PER_SEC)
+#define PROVOKE_NS      (5 * NS_PER_SEC) /* long enough on a slow machine */
 
 /** Wants memory all the time and needs none of it: what it has had may be taken (MADV_FREE), which
  * takes neither swap nor a disk. */
