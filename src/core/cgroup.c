@@ -2,8 +2,10 @@
 
 #include "core/cgroup.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,6 +15,7 @@
 #include "core/numbers.h"
 
 #define MOUNTINFO_MAX (1024 * 1024)
+#define LIMITED       "huatuo-try-" /* and the pid of its maker */
 
 int cgroup_path(const struct wire_cgroup *cgroup, unsigned inner, char ret[CGROUP_PATH_MAX])
 {
@@ -184,7 +187,7 @@ static int make_limited(bool unified, const char *limit, char *ret, size_t size)
     char name[64];
     int r;
 
-    snprintf(name, sizeof(name), "/huatuo-try-%d", getpid());
+    snprintf(name, sizeof(name), "/" LIMITED "%d", getpid());
     r = cgroup_directory("", unified, name, ret, size);
     if (r < 0)
         return r;
@@ -199,6 +202,37 @@ static int make_limited(bool unified, const char *limit, char *ret, size_t size)
     if (r < 0)
         rmdir(ret);
     return r;
+}
+
+/** Whether it is the name of one whose maker is gone. */
+static bool is_abandoned(const char *name)
+{
+    char *end;
+    long pid;
+
+    if (strncmp(name, LIMITED, strlen(LIMITED)) != 0)
+        return false;
+    pid = strtol(name + strlen(LIMITED), &end, 10);
+    return !*end && pid > 0 && pid <= INT_MAX && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
+}
+
+void cgroup_remove_abandoned(void)
+{
+    for (int unified = 0; unified <= 1; unified++) {
+        char folder[PATH_MAX], path[PATH_MAX];
+        const struct dirent *entry;
+        DIR *dir;
+
+        if (cgroup_directory("", unified, "/", folder, sizeof(folder)) < 0)
+            continue;
+        dir = opendir(folder);
+        while (dir && (entry = readdir(dir)))
+            if (is_abandoned(entry->d_name) &&
+                snprintf(path, sizeof(path), "%s/%s", folder, entry->d_name) < (int)sizeof(path))
+                cgroup_remove(path);
+        if (dir)
+            closedir(dir);
+    }
 }
 
 int cgroup_make_limited(const char *limit, char *ret, size_t size)

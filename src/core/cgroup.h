@@ -59,6 +59,8 @@ int cgroup_make_limited(const char *limit, char *ret, size_t size);
 int cgroup_enter(const char *directory);
 /** Whoever was in it has ended; waits a moment for the kernel to have noticed. */
 void cgroup_remove(const char *directory);
+/** Removes those whose makers were killed before they could. */
+void cgroup_remove_abandoned(void);
 #endif
 
 #endif

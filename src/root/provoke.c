@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "core/cgroup.h"
 #include "core/clock.h"
 
 #define POLL_US      2000
@@ -79,15 +80,12 @@ static int wait_done(const struct shared *shared, pid_t pid, uint64_t deadline_n
     }
 }
 
-void provoke_end(struct provocation *p)
+void provoke_end_all(void)
 {
     /* A killed process may take its time, in an uninterruptible sleep above all: not for ever. */
     const uint64_t deadline_ns = clock_now_ns(CLOCK_MONOTONIC) + END_BOUND_NS;
     pid_t ended = 0;
 
-    if (p->pid <= 0)
-        return;
-    kill(-p->pid, SIGKILL);
     while (ended >= 0 && clock_now_ns(CLOCK_MONOTONIC) < deadline_ns) {
         kill_children();
         while ((ended = waitpid(-1, NULL, WNOHANG)) > 0)
@@ -95,6 +93,15 @@ void provoke_end(struct provocation *p)
         if (ended == 0)
             usleep(POLL_US);
     }
+    cgroup_remove_abandoned();
+}
+
+void provoke_end(struct provocation *p)
+{
+    if (p->pid <= 0)
+        return;
+    kill(-p->pid, SIGKILL);
+    provoke_end_all();
     p->pid = 0;
 }
 

@@ -23,5 +23,7 @@ struct provocation {
  */
 int provoke_begin(const struct event *event, uint64_t timeout_ns, struct provoked *ret,
                   struct provocation *ret_provocation);
-/** Ends the process and all that it has started. */
+/** Ends the process and all that it has started, and removes what they have made. */
 void provoke_end(struct provocation *p);
+/** The same of all children of the caller, which has to be a subreaper (prctl(2)). */
+void provoke_end_all(void);

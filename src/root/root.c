@@ -559,6 +559,10 @@ static _Noreturn void demo(const struct event *event)
 
 static void start_demo(struct root *root)
 {
+    pid_t parent = getpid(), pid;
+    sigset_t signals;
+    int signal;
+
     fflush(NULL);
     root->demo = fork();
     if (root->demo < 0) {
@@ -569,13 +573,30 @@ static void start_demo(struct root *root)
     }
     if (root->demo != 0)
         return;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    for (size_t i = 0; i < n_events; i++)
+    /* Told to end it takes along and away what it has made; all of these are blocked. */
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGCHLD);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    for (size_t i = 0; i < n_events && getppid() == parent; i++)
         if (events[i]->provoke && kind_options(root->config, i)->enabled && fork() == 0)
             demo(events[i]);
-    while (wait(NULL) > 0)
-        ;
+    do {
+        while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+            ;
+    } while (pid == 0 && sigwait(&signals, &signal) == 0 && signal == SIGCHLD);
+    provoke_end_all();
     _exit(0);
+}
+
+static void end_demo(struct root *root)
+{
+    if (root->demo <= 0)
+        return;
+    kill(root->demo, SIGTERM);
+    waitpid(root->demo, NULL, 0);
+    root->demo = 0;
 }
 
 /** `process` is a /proc/PID that the agent has opened: only in procfs is `exe` what it seems. */
@@ -943,6 +964,7 @@ int root_run(struct config *config, const struct root_options *options)
         run(root);
         r = exit_status(root);
         cancel_reload(root);
+        end_demo(root);
     }
 
     for (size_t i = 0; i < KINDS_MAX; i++)

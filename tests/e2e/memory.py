@@ -28,6 +28,13 @@ def memory_hierarchy():
     return found
 
 
+def abandoned():
+    """Cgroups that were made to provoke events in, and outlive who made them."""
+    point, _ = memory_hierarchy()
+    makers = [(path.name, path.name.rpartition("-")[2]) for path in point.glob("huatuo-try-*")]
+    return [name for name, pid in makers if not Path("/proc", pid).exists()]
+
+
 class Cgroup:
     def __init__(self, folder, unified, root):
         self.folder, self.unified = folder, unified

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """try: real events are provoked, and whether the agent recorded them is said; if not, why."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import SANITIZER_OPTIONS, SANITIZER_REPORT, patience, session_processes
+from harness import SANITIZER_OPTIONS, SANITIZER_REPORT, patience, session_processes, wait_until
+from memory import abandoned, memory_hierarchy
 
 USAGE = 2
 PLACE = "127.0.0.1:9 "
@@ -174,6 +176,31 @@ def test_nothing_is_left(agent):
         assert process.wait(60) == 0
         assert not session_processes(process.pid)
     assert set(os.listdir("/proc/self/ns")) == spaces
+
+
+def test_demo_that_is_cut_short(agent):
+    """The agent ends while its processes reclaim and hang: they end, too, and their cgroups are removed."""
+    if not memory_hierarchy():
+        pytest.skip("no memory controller is mounted")
+    one = agent("--demo", "--set", "agent.resolve_names=false")
+
+    def made():
+        return [path for path in memory_hierarchy()[0].glob("huatuo-try-*") if path.name.rpartition("-")[2] in family(one.pid)]
+
+    wait_until(made, 20, "a cgroup of its own")
+    (folder, *_) = made()
+    one.stop()
+    assert not folder.exists() and not abandoned()
+
+
+def family(pid):
+    """All descendants of a process, as they are written."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in task.read_text().split():
+                found += [child, *family(child)]
+    return found
 
 
 def test_output_that_does_not_arrive(agent):
