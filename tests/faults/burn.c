@@ -195,6 +195,17 @@ static const struct mode *find_mode(const char *name)
     return NULL;
 }
 
+/** The others are not loaded: each takes a slow machine's verifier seconds. */
+static void only_program(struct bpf_object *object, const char *mode)
+{
+    struct bpf_program *program;
+    char name[32];
+
+    snprintf(name, sizeof(name), "burn_%s", mode);
+    bpf_object__for_each_program(program, object)
+        bpf_program__set_autoload(program, strcmp(bpf_program__name(program), name) == 0);
+}
+
 int main(int argc, char **argv)
 {
     const struct rlimit unlimited = {RLIM_INFINITY, RLIM_INFINITY};
@@ -216,6 +227,7 @@ int main(int argc, char **argv)
         job.bpf->rodata->pid = (uint32_t)getpid();
         if (ms * COPY_BYTES_PER_MS < job.bpf->rodata->copy_bytes)
             job.bpf->rodata->copy_bytes = (uint32_t)ms * COPY_BYTES_PER_MS;
+        only_program(job.bpf->obj, mode->name);
     }
     if (!job.bpf || burn_bpf__load(job.bpf) < 0) {
         complain("loading the program");
