@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "core/base.h"
@@ -254,4 +255,27 @@ void cgroup_remove(const char *directory)
 
         nanosleep(&nap, NULL);
     }
+}
+
+int cgroup_run_limited(const char *limit, void (*child)(const char *directory), uint64_t *ret_pid,
+                       int *ret_status)
+{
+    char directory[PATH_MAX];
+    int r = cgroup_make_limited(limit, directory, sizeof(directory));
+    pid_t pid;
+
+    if (r < 0)
+        return r;
+    pid = fork();
+    if (pid == 0)
+        child(directory);
+    if (pid < 0) {
+        r = -errno;
+    } else {
+        *ret_pid = (uint64_t)pid;
+        while (waitpid(pid, ret_status, 0) < 0 && errno == EINTR)
+            ;
+    }
+    cgroup_remove(directory);
+    return r;
 }

@@ -23,6 +23,7 @@ WIRE_ASSERT(sizeof(struct wire_cgroup) == 16 + CGROUP_NAMES_MAX * CGROUP_NAME_LE
 #ifndef __bpf__
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define CGROUP_PATH_MAX (CGROUP_NAMES_MAX * CGROUP_NAME_LEN + 8)
 
@@ -59,6 +60,12 @@ int cgroup_make_limited(const char *limit, char *ret, size_t size);
 int cgroup_enter(const char *directory);
 /** Whoever was in it has ended; waits a moment for the kernel to have noticed. */
 void cgroup_remove(const char *directory);
+/**
+ * All of that for a child, which is given the directory and has not to return; waits until it has
+ * ended. `ret_pid` is set as soon as there is one, `ret_status` is wait(2)'s.
+ */
+int cgroup_run_limited(const char *limit, void (*child)(const char *directory), uint64_t *ret_pid,
+                       int *ret_status);
 /** Removes those whose makers were killed before they could. */
 void cgroup_remove_abandoned(void);
 #endif

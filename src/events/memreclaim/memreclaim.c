@@ -382,25 +382,13 @@ static _Noreturn void waste_memory(const char *folder)
 /** A child whose threads want, together, more than its own memory cgroup allows. */
 static int memreclaim_provoke(struct provoked *ret)
 {
-    char folder[PATH_MAX];
-    int status = 0, r = cgroup_make_limited(PROVOKE_LIMIT, folder, sizeof(folder));
-    pid_t pid;
+    int status = 0, r;
 
+    *ret = (struct provoked){.field = "pid"};
+    r = cgroup_run_limited(PROVOKE_LIMIT, waste_memory, &ret->value, &status);
     if (r < 0)
         return r;
-    pid = fork();
-    if (pid == 0)
-        waste_memory(folder);
-    if (pid > 0) {
-        *ret = (struct provoked){.field = "pid", .value = (uint64_t)pid};
-        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-            ;
-        r = WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -ECHILD;
-    } else {
-        r = -errno;
-    }
-    cgroup_remove(folder);
-    return r;
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -ECHILD;
 }
 
 const struct event event_memreclaim = {

@@ -335,25 +335,13 @@ static _Noreturn void hog(const char *folder)
 /** A child that wants four times what its own memory cgroup allows. */
 static int oom_provoke(struct provoked *ret)
 {
-    char folder[PATH_MAX];
-    int status = 0, r = cgroup_make_limited(PROVOKE_LIMIT, folder, sizeof(folder));
-    pid_t pid;
+    int status = 0, r;
 
+    *ret = (struct provoked){.field = "victim_pid"};
+    r = cgroup_run_limited(PROVOKE_LIMIT, hog, &ret->value, &status);
     if (r < 0)
         return r;
-    pid = fork();
-    if (pid == 0)
-        hog(folder);
-    if (pid > 0) {
-        *ret = (struct provoked){.field = "victim_pid", .value = (uint64_t)pid};
-        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-            ;
-        r = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? 0 : -ECHILD;
-    } else {
-        r = -errno;
-    }
-    cgroup_remove(folder);
-    return r;
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? 0 : -ECHILD;
 }
 
 const struct event event_oom = {
