@@ -533,13 +533,7 @@ bool kind_needs_reopening(const struct event_options *before, const struct event
     return false;
 }
 
-/**
- * Until the programs that run now have ended, and those of the same event after them.
- * MEMBARRIER_CMD_GLOBAL waits for RCU (kernel/sched/membarrier.c), under which programs run; where
- * an event's programs run one after the other without it in between, or the call is refused
- * (nohz_full), there is time to end.
- */
-static void let_pass(void)
+void kind_let_pass(void)
 {
     const struct timespec nap = {.tv_nsec = WIRE_SAME_EVENT_NS};
 
@@ -568,18 +562,19 @@ void kind_exchange(struct kind *before, struct kind *now)
         set_taken_over(now, 0);
         set(&before->common->retires, 1);
         set(&before->common->exchanging, 1);
-        let_pass();
+        kind_let_pass();
         set(&now->common->exchanging, 1);
     }
     if (now->common)
         set(&now->common->watching, 1);
     if (both) {
-        let_pass(); /* from here on both meet every event */
+        kind_let_pass(); /* from here on both meet every event */
         set_taken_over(now, 1);
-        let_pass(); /* from here on all are the new one's */
+        kind_let_pass(); /* from here on all are the new one's */
         set(&now->common->exchanging, 0);
     }
     kind_detach(before);
+    kind_let_pass();
     kind_tend(before, true);
 }
 
@@ -601,12 +596,15 @@ void kind_close(struct kind *kind)
     unload(kind);
 }
 
-void kind_tend(const struct kind *kind, bool last)
+void kind_tend(struct kind *kind, bool last)
 {
-    int fd = kind->tender ? kind_map_fd(kind, kind->tended) : -1;
+    const struct bpf_program *tender = kind->tender;
+    int fd = tender ? kind_map_fd(kind, kind->tended) : -1;
     _free_ uint32_t *keys = NULL;
     uint32_t max, n = 0;
 
+    if (last)
+        kind->tender = NULL;
     /* The usual case: nothing is there, and this is all that it costs. */
     if (fd < 0 || bpf_map_get_next_key(fd, NULL, &(uint32_t){0}) < 0)
         return;
@@ -616,7 +614,7 @@ void kind_tend(const struct kind *kind, bool last)
     while (keys && n < max && bpf_map_get_next_key(fd, n ? &keys[n - 1] : NULL, &keys[n]) == 0)
         n++;
     for (uint32_t i = 0; i < n; i++)
-        run_tender(kind->tender, keys[i], last);
+        run_tender(tender, keys[i], last);
 }
 
 int kind_map_fd(const struct kind *kind, const char *name)

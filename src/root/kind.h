@@ -61,14 +61,23 @@ void kind_exchange(struct kind *before, struct kind *now);
  */
 int kind_try(const struct event *event, const struct event_options *options, unsigned hook,
              unsigned way, char ret_reason[CHANNEL_TEXT_MAX]);
-void kind_detach(struct kind *kind); /* hooks only: the ring stays readable */
+/** The hooks only: the ring stays readable, and programs that run already come to their end. */
+void kind_detach(struct kind *kind);
+/**
+ * Waits until the programs that run now have ended, and those of the same event after them.
+ * MEMBARRIER_CMD_GLOBAL waits for RCU (kernel/sched/membarrier.c), under which programs run; where
+ * an event's programs run one after the other without it in between, or the call is refused
+ * (nohz_full), there is time to end.
+ */
+void kind_let_pass(void);
 void kind_close(struct kind *kind);
 
 /**
  * Runs the program that tends a map for each of its keys (struct hook.tends). `last`: the hooks are
- * detached, and there is no other time. Keys that come meanwhile may be left to the next time.
+ * detached, their programs have ended, and it is never done again: what goes on would seem to go on
+ * for ever. Keys that come meanwhile may be left to the next time.
  */
-void kind_tend(const struct kind *kind, bool last);
+void kind_tend(struct kind *kind, bool last);
 
 /** Lets the hook that is polled, if there is one, look at everything; returns when it has. */
 int kind_poll(const struct kind *kind);

@@ -357,10 +357,11 @@ static void tell_end(struct root *root)
 
 static void detach(struct root *root)
 {
-    for (size_t i = 0; i < KINDS_MAX; i++) {
+    for (size_t i = 0; i < KINDS_MAX; i++)
         kind_detach(&root->kinds[i]);
+    kind_let_pass();
+    for (size_t i = 0; i < KINDS_MAX; i++)
         kind_tend(&root->kinds[i], true);
-    }
 }
 
 /* ------------------------------------------------------------------ reading the configuration
@@ -573,6 +574,8 @@ static void start_demo(struct root *root)
     }
     if (root->demo != 0)
         return;
+    /* A hook stays attached as long as anybody holds its descriptor. */
+    close_range(STDERR_FILENO + 1, ~0U, 0);
     /* Told to end it takes along and away what it has made; all of these are blocked. */
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);

@@ -452,6 +452,16 @@ def test_end_meanwhile(start, config, client, lose, after):
     wait_found(one, client, 20)
 
 
+def kill_agent(one):
+    """False: it had just come to its end."""
+    agents = [pid for pid in one.processes() if pid != one.pid]
+    try:
+        os.kill(agents[0], signal.SIGKILL)
+    except (IndexError, ProcessLookupError):
+        return False
+    return True
+
+
 @pytest.mark.parametrize("after", [0.1, 0.4, 0.8, 1.2])
 def test_kill_meanwhile(start, config, client, lose, after):
     """Whichever of them is killed: the run ends, or goes on; it never hangs, and nothing is left."""
@@ -461,8 +471,7 @@ def test_kill_meanwhile(start, config, client, lose, after):
     config.set(agent__region="after")
     one.process.send_signal(signal.SIGHUP)
     time.sleep(after)
-    agents = [pid for pid in one.processes() if pid != one.pid]
-    os.kill(agents[0], signal.SIGKILL)
+    wait_until(lambda: kill_agent(one), 5, "an agent to be killed")
     deadline = time.monotonic() + 15
     while one.process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)

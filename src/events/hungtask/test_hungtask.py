@@ -727,6 +727,7 @@ def test_reload(agent, lock):
 
 
 @pytest.mark.host_only("the same on every kernel")
+@pytest.mark.alone("others provoke the same")
 def test_demo(agent):
     """What it provokes itself is recorded, and gone afterwards."""
     arguments = ("--events", "hungtask", "--set", "hungtask.threshold=1s", "--set", "hungtask.list_interval=0s")

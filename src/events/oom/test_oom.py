@@ -500,6 +500,7 @@ def test_cgroup_that_goes_at_once(agent, cgroup):
         assert "incomplete" not in data
 
 
+@pytest.mark.alone("others provoke the same")
 def test_demo(agent):
     """What it provokes itself is killed, recorded, and gone."""
     if not memory_hierarchy():
