@@ -183,8 +183,7 @@ def test_demo_that_is_cut_short(agent):
     their cgroups are removed."""
     if not memory_hierarchy():
         pytest.skip("no memory controller is mounted")
-    # softirq would have hooks of its own to provoke one.
-    one = agent("--demo", "--events", "memreclaim,hungtask", "--set", "agent.resolve_names=false")
+    one = agent("--demo", "--set", "agent.resolve_names=false")
 
     def made():
         return [path for path in memory_hierarchy()[0].glob("huatuo-try-*") if path.name.rpartition("-")[2] in family(one.pid)]

@@ -257,10 +257,11 @@ def cell(column, text):
 def rows_of_kind(kind, column):
     event, provoked = column.status["events"].get(kind), column.provoked.get(kind, {})
     watched = event and event["state"] == "watching"
-    outcome = provoked.get("outcome", "🟥 **FAIL**")
+    outcome = provoked.get("outcome", "nothing said")
+    shown = {"recorded": "yes", "cannot be provoked": "by the tests"}
     return {
         "hooks": event["hook"].replace(", ", "<br>") if watched else "🟥 **FAIL**",
-        "provoked, and recorded": {"recorded": "yes", "cannot be provoked": "–"}.get(outcome, f"🟥 **FAIL** {outcome}"),
+        "provoked, and recorded": shown.get(outcome, f"🟥 **FAIL** {outcome}"),
         "tests": cell_of_tests(column, rf"src\.events\.{kind}\."),
     }
 

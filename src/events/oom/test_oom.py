@@ -258,6 +258,11 @@ def test_trigger_is_not_the_victim(agent, cgroup):
         signal.pause()
         return memory
 
+    def stand_by():
+        become(group_a, b"e2e-bystander", 800)
+        os.write(writer, b"z")
+        signal.pause()
+
     def want():
         become(group_b, b"e2e-trigger", 0)
         memory = eat(36 * MIB)
@@ -265,15 +270,19 @@ def test_trigger_is_not_the_victim(agent, cgroup):
         signal.pause()
         return memory
 
-    victim = fork(hold)
-    trigger = None
+    # Who is killed may take a moment longer to give its memory back than the kernel waits for: then it kills one
+    # more, which is not to be the trigger.
+    bystander = fork(stand_by)
+    victim = trigger = None
     try:
+        wait_until(lambda: said(b"z"), 20, "the bystander to stand by")
+        victim = fork(hold)
         wait_until(lambda: said(b"x"), 20, "the victim to have its memory")
         trigger = fork(want)
         wait_until(lambda: said(b"y"), 20, lambda: f"the trigger to have its memory; {kernel_log()[-6:]}")
         record = wait_kill(one, victim)
     finally:
-        for pid in (victim, trigger):
+        for pid in (victim, trigger, bystander):
             if pid:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
