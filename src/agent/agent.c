@@ -260,11 +260,23 @@ static void take_exe(struct agent *a, const struct channel_message *m)
 static int on_sample(void *arg, void *data, size_t size)
 {
     struct ring_context *c = arg;
+    const struct event *event = c->kind->event;
+    _free_ void *whole = NULL;
 
-    if (size != c->kind->event->wire_size)
+    if (size > event->wire_size ||
+        size < (event->wire_least ? event->wire_least : event->wire_size)) {
         c->kind->lost[AGENT_LOST_DECODE]++;
-    else
-        on_event(c->agent, c->kind, data);
+        return 0;
+    }
+    if (size < event->wire_size) {
+        whole = calloc(1, event->wire_size);
+        if (!whole) {
+            c->kind->lost[AGENT_LOST_MEMORY]++;
+            return 0;
+        }
+        data = memcpy(whole, data, size);
+    }
+    on_event(c->agent, c->kind, data);
     return 0;
 }
 

@@ -232,6 +232,36 @@ static __always_inline void event_zero(void *memory, __u32 size)
         words[i] = 0;
 }
 
+/**
+ * What a source has found, in the map `found`: the value is a struct wire_found and behind it an
+ * event, of `max` bytes at most, whose head says who did it. Its time is when it was found, if the
+ * source does not know better.
+ */
+static __always_inline int event_found(struct wire_found *found, struct wire_head *head, __u32 max)
+{
+    struct wire_counters *c = event_counters();
+    __u64 now, size = found->size;
+
+    if (!event_watched() || !c)
+        return 0;
+    COUNT(c->seen);
+    if (found->rule) {
+        event_filtered(c, found->rule);
+        return 0;
+    }
+    now = bpf_ktime_get_boot_ns();
+    if (!event_window(c, &found->key, now, &head->window_id, &head->nth))
+        return 0;
+    if (!head->time_ns)
+        head->time_ns = now;
+    asm volatile("" : "+r"(size)); /* or the bound is checked on a copy */
+    if (size > max || bpf_ringbuf_output(&ring, head, size, 0) != 0)
+        event_lost(c, WIRE_LOST_RING_FULL);
+    else
+        COUNT(c->sent);
+    return 0;
+}
+
 /** Fills all of the head; the stack last. `head` is in the ring. */
 static __always_inline void event_head(void *ctx, struct wire_head *head, __u64 now,
                                        __u64 window_id, __u32 nth)

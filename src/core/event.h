@@ -24,6 +24,42 @@ struct hook_way {
 
 #define HOOK_WAYS_MAX 6
 
+/** What a source may use of the root part, which runs it. */
+struct source_host {
+    const void *options; /* the kind's option struct, as it is in effect */
+    /** Descriptors out of the kind's BPF object, which own nothing: of a map, of one of the way's
+     * programs. -ENOENT: there is none. For open(). */
+    int (*map)(const struct source_host *h, const char *name);
+    int (*program)(const struct source_host *h, const char *name);
+    /**
+     * An event was found. `raw` begins with a struct wire_head, in which the source says who did it
+     * and when (0: nobody that is known; now); what of the kind's wire_size is not given is zeros.
+     * `rule`: the filter rule that takes it out, 0: none does. It is counted, and recorded unless
+     * it is a repeat: all of that is the kernel's part, as for every event.
+     */
+    void (*emit)(const struct source_host *h, const struct wire_key *key, unsigned rule,
+                 const void *raw, size_t size);
+};
+
+/**
+ * What finds events that no program in the kernel can notice: in netlink messages, in files of
+ * /proc. It runs in the root part, on its only thread: it must not wait, it takes nobody's word for
+ * the length of anything, and is to do little. What it finds it hands to emit(); its state is its
+ * own, and outlives the BPF object if another takes over on a reload.
+ */
+struct hook_source {
+    uint64_t
+        period_ns; /* run() is called that often, too; 0: only when there is something to read */
+    /** `way` is the name of the hook's way. -errno: it cannot be had, and the next way is tried.
+     * `note` may be given a sentence about what is attached, for `huatuo status`. */
+    int (*open)(const struct source_host *h, const char *way, char *note, size_t note_size,
+                void **ret);
+    int (*fd)(const void *state); /* to wait for; -1: none. NULL: there never is one */
+    /** The first time: from now on its events are recorded. The last time: when it is to end. */
+    void (*run)(void *state, const struct source_host *h);
+    void (*close)(void *state); /* NULL is fine */
+};
+
 /** A software event of perf_event_open(2), PERF_TYPE_SOFTWARE. */
 struct hook_perf {
     uint64_t config; /* PERF_COUNT_SW_... */
@@ -53,6 +89,10 @@ struct hook {
      * collect.run), and makes no events either: it is on such an event of every CPU, which is off
      * until then and costs nothing. NULL: an ordinary hook. Optional. */
     const struct hook_perf *perf;
+    /** NULL: an ordinary hook. A way's first program is attached nowhere: it takes what the source
+     * has found (SEC("?raw_tp"), event_found() in bpf/event.bpf.h); its others are the source's to
+     * attach. At most one of a kind's hooks. Linux 5.10, as for `tends`. */
+    const struct hook_source *source;
     struct hook_way ways[HOOK_WAYS_MAX]; /* ends with a row whose name is NULL, if shorter */
 };
 
@@ -192,6 +232,8 @@ struct event {
     /** Bytes of one raw event; begins with struct wire_head. Others are counted as lost (decode).
      */
     size_t wire_size;
+    /** Not 0: an event may be shorter, down to this; decode() and collect() see zeros instead. */
+    size_t wire_least;
     /** What a program leaves for each CPU in the map `samples` of the BPF object; 0: it has none.
      */
     size_t sample_size;

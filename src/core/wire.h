@@ -96,6 +96,15 @@ struct wire_window {
     (!(w)->ended_ns &&                                                                             \
      (__s64)((now_ns) - ((w)->started_ns ? (w)->last_ns : (w)->begin_ns)) < (__s64)(length_ns))
 
+/** What a source hands over (struct hook_source, core/event.h): in the map `found`, before the
+ * event. */
+struct wire_found {
+    struct wire_key key;
+    __u32 rule; /* the filter rule that takes it out; 0: none does */
+    __u32 size; /* bytes of the event that follows */
+};
+WIRE_ASSERT(sizeof(struct wire_found) == sizeof(struct wire_key) + 8, "wire_found has holes");
+
 /** What a CPU was doing when bpf/sample.bpf.h looked; in the map `samples`. */
 struct wire_sample {
     __u64 time_ns; /* CLOCK_BOOTTIME; written last. 0: nobody has looked yet */

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "core/clock.h"
 #include "core/log.h"
 #include "kernel/symbols.h"
 
@@ -234,6 +235,10 @@ static void unload(struct kind *kind)
     kind->common = NULL;
     kind->tended = NULL;
     kind->tender = NULL;
+    kind->taker = NULL;
+    kind->source = NULL;
+    free(kind->found);
+    kind->found = NULL;
     bpf_object__close(kind->object);
     kind->object = NULL;
 }
@@ -249,7 +254,8 @@ static int map_common(struct kind *kind)
     return 0;
 }
 
-static int run_tender(const struct bpf_program *program, uint32_t key, bool last)
+/** In this process's context; the program is attached nowhere. */
+static int run_program(const struct bpf_program *program, uint32_t key, bool last)
 {
     uint64_t arguments[] = {key, last};
     LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = arguments, .ctx_size_in = sizeof(arguments));
@@ -263,7 +269,7 @@ static int begin_tending(struct kind *kind, unsigned h, const struct bpf_program
     int r = kind_map_fd(kind, kind->event->hooks[h].tends);
 
     if (r >= 0)
-        r = run_tender(program, 0, false);
+        r = run_program(program, 0, false);
     if (r < 0)
         return r;
     kind->tended = kind->event->hooks[h].tends;
@@ -335,10 +341,93 @@ static int attach_program(struct kind *kind, unsigned h, struct bpf_program *pro
     return 0;
 }
 
-static int attach_way(struct kind *kind, unsigned h)
+struct host {
+    struct source_host host;
+    const struct kind *kind;
+};
+
+static int host_map(const struct source_host *h, const char *name)
+{
+    return kind_map_fd(((const struct host *)h)->kind, name);
+}
+
+static int host_program(const struct source_host *h, const char *name)
+{
+    const struct kind *kind = ((const struct host *)h)->kind;
+    const struct bpf_program *program = bpf_object__find_program_by_name(kind->object, name);
+
+    return program ? bpf_program__fd(program) : -ENOENT;
+}
+
+static void host_emit(const struct source_host *h, const struct wire_key *key, unsigned rule,
+                      const void *raw, size_t size)
+{
+    const struct kind *kind = ((const struct host *)h)->kind;
+    struct wire_found *found = kind->found;
+    int r;
+
+    if (size > kind->event->wire_size || size < sizeof(struct wire_head))
+        return;
+    *found = (struct wire_found){.key = *key, .rule = rule};
+    found->size = (uint32_t)(kind->event->wire_least ? size : kind->event->wire_size);
+    memcpy(found + 1, raw, size);
+    memset((char *)(found + 1) + size, 0, kind->event->wire_size - size);
+    r = bpf_map_update_elem(kind_map_fd(kind, "found"), &(uint32_t){0}, found, BPF_ANY);
+    if (r == 0)
+        r = run_program(kind->taker, 0, false);
+    if (r < 0)
+        log_error("an event of %s that was found could not be handed to the kernel's part: %s; it "
+                  "is lost, and not counted",
+                  kind->event->name, strerror(-r));
+}
+
+static struct host host_of(const struct kind *kind, const void *options)
+{
+    return (struct host){
+        .host = {.options = options, .map = host_map, .program = host_program, .emit = host_emit},
+        .kind = kind,
+    };
+}
+
+/** Whether the source of the one before can go on for this one. */
+static bool same_source(const struct kind *before, const struct kind *now)
+{
+    for (unsigned h = 0; before && before->source_state && h < now->n_hooks; h++)
+        if (now->event->hooks[h].source)
+            return before->hooks[h].chosen == now->hooks[h].chosen;
+    return false;
+}
+
+/** It is not run yet: nobody watches. */
+static int open_source(struct kind *kind, unsigned h, const void *options)
+{
+    int chosen = kind->hooks[h].chosen;
+    const struct hook_way *way = &kind->event->hooks[h].ways[chosen];
+    struct host host = host_of(kind, options);
+    struct bpf_map *map = bpf_object__find_map_by_name(kind->object, "found");
+
+    kind->taker = bpf_object__find_program_by_name(kind->object, way->programs[0]);
+    if (!map || !kind->taker)
+        return -ENOENT;
+    kind->found_size = bpf_map__value_size(map);
+    if (kind->found_size != sizeof(struct wire_found) + kind->event->wire_size)
+        return -EINVAL;
+    kind->found = calloc(1, kind->found_size);
+    if (!kind->found)
+        return -ENOMEM;
+    kind->source = kind->event->hooks[h].source;
+    if (same_source(kind->before, kind))
+        return 0;
+    return kind->source->open(&host.host, way->name, kind->hooks[h].ways[chosen].reason,
+                              sizeof(kind->hooks[h].ways[chosen].reason), &kind->source_state);
+}
+
+static int attach_way(struct kind *kind, unsigned h, const struct event_options *options)
 {
     const struct hook_way *way = &kind->event->hooks[h].ways[kind->hooks[h].chosen];
 
+    if (kind->event->hooks[h].source)
+        return open_source(kind, h, options);
     for (const char *const *name = way->programs; *name; name++) {
         struct bpf_program *program = bpf_object__find_program_by_name(kind->object, *name);
         int r = program ? attach_program(kind, h, program) : -ENOENT;
@@ -367,7 +456,7 @@ static int load_chosen(struct kind *kind, const struct event_options *options, i
         if (kind->hooks[h].chosen < 0)
             continue;
         *complaint = '\0';
-        r = attach_way(kind, h);
+        r = attach_way(kind, h, options);
         if (r < 0)
             *ret_failed = (int)h;
     }
@@ -554,6 +643,16 @@ static void set(__u32 *where, __u32 value)
     __atomic_store_n(where, value, __ATOMIC_SEQ_CST);
 }
 
+/** From now on the source, with all that it knows and has not read yet, works for `now`, if that
+ * finds its events the same way. */
+static void hand_over_source(struct kind *before, struct kind *now)
+{
+    if (now->source_state || !now->taker || !same_source(before, now))
+        return;
+    now->source_state = TAKE_PTR(before->source_state);
+    now->source_ns = before->source_ns;
+}
+
 void kind_exchange(struct kind *before, struct kind *now)
 {
     const bool both = before->common && now->common;
@@ -573,6 +672,7 @@ void kind_exchange(struct kind *before, struct kind *now)
         kind_let_pass(); /* from here on all are the new one's */
         set(&now->common->exchanging, 0);
     }
+    hand_over_source(before, now); /* nobody has run it meanwhile */
     kind_detach(before);
     kind_let_pass();
     kind_tend(before, true);
@@ -580,6 +680,9 @@ void kind_exchange(struct kind *before, struct kind *now)
 
 void kind_detach(struct kind *kind)
 {
+    if (kind->source_state)
+        kind->source->close(kind->source_state);
+    kind->source_state = NULL;
     kind->iterator = kind->polled = NULL;
     while (kind->n_links)
         bpf_link__destroy(kind->links[--kind->n_links]);
@@ -614,7 +717,35 @@ void kind_tend(struct kind *kind, bool last)
     while (keys && n < max && bpf_map_get_next_key(fd, n ? &keys[n - 1] : NULL, &keys[n]) == 0)
         n++;
     for (uint32_t i = 0; i < n; i++)
-        run_tender(tender, keys[i], last);
+        run_program(tender, keys[i], last);
+}
+
+static bool source_runs(const struct kind *kind)
+{
+    return kind->source_state && __atomic_load_n(&kind->common->watching, __ATOMIC_SEQ_CST);
+}
+
+int kind_source_fd(const struct kind *kind)
+{
+    return source_runs(kind) && kind->source->fd ? kind->source->fd(kind->source_state) : -1;
+}
+
+uint64_t kind_source_due(const struct kind *kind)
+{
+    return source_runs(kind) ? kind->source_ns : UINT64_MAX;
+}
+
+void kind_source_run(struct kind *kind, const struct event_options *options)
+{
+    struct host host = host_of(kind, options);
+    uint64_t period_ns, now_ns = clock_now_ns(CLOCK_MONOTONIC);
+
+    if (!source_runs(kind))
+        return;
+    period_ns = kind->source->period_ns;
+    if (now_ns >= kind->source_ns)
+        kind->source_ns = period_ns ? now_ns + period_ns : UINT64_MAX;
+    kind->source->run(kind->source_state, &host.host);
 }
 
 int kind_map_fd(const struct kind *kind, const char *name)

@@ -31,7 +31,13 @@ struct kind {
     const struct bpf_link *polled;    /* likewise: the hook that is polled */
     const char *tended;               /* the map that a hook tends; NULL: none */
     const struct bpf_program *tender; /* its program */
-    int *perf[KIND_HOOKS_MAX];        /* owned: of a hook with `perf`, an event a CPU; -1: none */
+    const struct bpf_program *taker;  /* takes what a hook's source has found; NULL: none */
+    const struct hook_source *source; /* likewise */
+    void *source_state;               /* owned; NULL: it is that of the one before, for now */
+    uint64_t source_ns;               /* when it is to run next; CLOCK_MONOTONIC */
+    void *found;                      /* owned: one value of the map `found` */
+    size_t found_size;
+    int *perf[KIND_HOOKS_MAX]; /* owned: of a hook with `perf`, an event a CPU; -1: none */
     struct kind_hook hooks[KIND_HOOKS_MAX];
     unsigned n_hooks;
     unsigned n_cpus;
@@ -51,8 +57,9 @@ int kind_open(struct kind *kind, const struct event *event, const struct event_o
 /** Whether another object is needed for these options; the others take effect while it runs. */
 bool kind_needs_reopening(const struct event_options *before, const struct event_options *now);
 /**
- * `now` takes over from `before`, which is detached: each event is counted by one of them, whoever
- * does not get a CPU meanwhile. Either may hold no object. Takes some 30 ms.
+ * `now` takes over from `before`, which is detached, and its source, if it has one: each event is
+ * counted by one of them, whoever does not get a CPU meanwhile. Either may hold no object. Takes
+ * some 30 ms.
  */
 void kind_exchange(struct kind *before, struct kind *now);
 /**
@@ -81,6 +88,12 @@ void kind_tend(struct kind *kind, bool last);
 
 /** Lets the hook that is polled, if there is one, look at everything; returns when it has. */
 int kind_poll(const struct kind *kind);
+
+/** What a hook's source waits for while it is watched; -1: nothing. */
+int kind_source_fd(const struct kind *kind);
+/** When it is to run in any case: CLOCK_MONOTONIC; UINT64_MAX: never. */
+uint64_t kind_source_due(const struct kind *kind);
+void kind_source_run(struct kind *kind, const struct event_options *options);
 
 int kind_map_fd(const struct kind *kind, const char *name); /* -ENOENT */
 

@@ -357,11 +357,23 @@ static void tell_end(struct root *root)
 
 static void detach(struct root *root)
 {
-    for (size_t i = 0; i < KINDS_MAX; i++)
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
+        kind_source_run(&root->kinds[i], kind_options(root->config, i));
         kind_detach(&root->kinds[i]);
+    }
     kind_let_pass();
     for (size_t i = 0; i < KINDS_MAX; i++)
         kind_tend(&root->kinds[i], true);
+}
+
+/** Those that have something to read, or whose time has come. */
+static void run_sources(struct root *root, const struct pollfd polled[KINDS_MAX])
+{
+    uint64_t now = clock_now_ns(CLOCK_MONOTONIC);
+
+    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++)
+        if (polled[i].revents || now >= kind_source_due(&root->kinds[i]))
+            kind_source_run(&root->kinds[i], kind_options(root->config, i));
 }
 
 /* ------------------------------------------------------------------ reading the configuration
@@ -798,6 +810,8 @@ static int poll_timeout(const struct root *root, uint64_t now)
         next = MIN(next, root->kill_ns);
     if (root->reload.config)
         next = MIN(next, root->reload.until_ns);
+    for (size_t i = 0; i < KINDS_MAX; i++)
+        next = MIN(next, kind_source_due(&root->kinds[i]));
     return next <= now ? 0 : (int)((next - now) / NS_PER_MS + 1);
 }
 
@@ -876,19 +890,24 @@ static void run(struct root *root)
         struct partner *agent = &root->agent, *next = &root->reload.next;
         /* It is not listened to while there is no room for an answer. */
         bool heard = agent->open && is_writable(agent);
-        struct pollfd polled[] = {
+        struct pollfd polled[4 + KINDS_MAX] = {
             {.fd = root->signals, .events = POLLIN},
             {.fd = agent->open ? agent->channel : -1, .events = heard ? POLLIN : POLLOUT},
             {.fd = next->open ? next->channel : -1, .events = POLLIN},
             {.fd = root->sysrq, .events = POLLIN},
         };
 
+        for (size_t i = 0; i < KINDS_MAX; i++) {
+            polled[4 + i].fd = kind_source_fd(&root->kinds[i]);
+            polled[4 + i].events = POLLIN;
+        }
         if (poll(polled, ARRAY_SIZE(polled), poll_timeout(root, clock_now_ns(CLOCK_MONOTONIC))) <
                 0 &&
             errno != EINTR) {
             log_error("waiting for signals failed: %s; ending", strerror(errno));
             begin_end(root, "the root part could not go on");
         }
+        run_sources(root, &polled[4]);
         if (polled[1].revents & ~POLLOUT)
             on_message(root, agent);
         if (root->ending && !root->end_told && !root->reload.handing_over)

@@ -5,8 +5,8 @@
  * The privileged part. It starts the agent proper, loads and attaches the hooks, hands their maps
  * over, starts another agent when the configuration is to be read again, closes repeat windows,
  * answers two questions that only the privileged may ask of /proc and BPF, and ends the agent when
- * it is told to end. It parses nothing that others wrote but the operator's configuration, and
- * listens to nobody but its partner.
+ * it is told to end. It parses nothing that others wrote but the operator's configuration and what
+ * the kernel tells a kind's source (core/event.h), and listens to nobody but its partner.
  */
 
 #include "core/config.h"
