@@ -112,6 +112,7 @@ int link_parse(const void *message, size_t size, struct link_message *ret)
     l->carrier_up_count = u32_of(attrs[IFLA_CARRIER_UP_COUNT]);
     l->carrier_down_count = u32_of(attrs[IFLA_CARRIER_DOWN_COUNT]);
     l->operstate = u8_of(attrs[IFLA_OPERSTATE]);
+    l->has_peer = u32_of(attrs[IFLA_LINK]) != 0;
     l->peer_elsewhere = attrs[IFLA_LINK_NETNSID] != NULL;
     if (attrs[IFLA_ADDRESS]) {
         l->mac_len = (uint8_t)MIN(RTA_PAYLOAD(attrs[IFLA_ADDRESS]), sizeof(l->mac));

@@ -59,9 +59,10 @@ struct netdev_link {
     __u8 slave_mii;      /* BOND_LINK_* (include/net/bonding.h): 0 up, 1 failing, 2 down, 3 back */
     __u8 slave_state;    /* 0 active, 1 backup */
     __u8 peer_elsewhere; /* what it is linked to is in another network namespace */
+    __u8 has_peer;
     __u8 loopback;
     __u8 mac_len;
-    __u8 pad[5];
+    __u8 pad[4];
     char name[NETDEV_NAME_LEN]; /* any bytes but '/' and white space, NUL-padded, as the next */
     char kind[16];              /* IFLA_INFO_KIND: "veth", "bond"; empty: no software made it */
     __u8 mac[NETDEV_MAC_MAX];

@@ -158,12 +158,13 @@ static void test_parse_kinds(void **state)
     (void)state;
     head(&m, RTM_NEWLINK, 8, UP);
     put(&m, IFLA_IFNAME, "veth0", 6);
+    put_u32(&m, IFLA_LINK, 5);
     put_u32(&m, IFLA_LINK_NETNSID, 0); /* 0 is a namespace, too */
     info = opened(&m, IFLA_LINKINFO);
     put(&m, IFLA_INFO_KIND, "veth", 5);
     closed(&m, info);
     assert_int_equal(link_parse(m.bytes, m.size, &got), 0);
-    assert_true(got.link.peer_elsewhere);
+    assert_true(got.link.peer_elsewhere && got.link.has_peer);
     assert_true(link_is_kind(&got.link, "veth") && !link_is_physical(&got.link));
 
     head(&m, RTM_NEWLINK, 7, UP);

@@ -135,7 +135,7 @@ static uint32_t read_speed(const struct watch *w, const struct netdev_link *l)
     request.ifr_name[sizeof(request.ifr_name) - 1] = '\0';
     if (ioctl(w->ethtool, SIOCETHTOOL, &request) < 0)
         return 0;
-    speed = ethtool_cmd_speed(&command);
+    speed = (uint32_t)command.speed_hi << 16 | command.speed;
     return speed == (uint32_t)SPEED_UNKNOWN ? 0 : speed;
 }
 
@@ -261,6 +261,8 @@ static void changed(struct watch *w, struct known *known, struct netdev_link *no
     uint32_t changes;
 
     add_speed(w, &before, now);
+    if (!now->has_peer) /* it goes, and so will this one */
+        now->peer_elsewhere = before.peer_elsewhere;
     known->link = *now;
     changes = link_compare(&before, now);
     if (changes && !known->grown_ns)
@@ -505,7 +507,7 @@ static void look_for_peer(const struct watch *w, struct netdev_link *veth)
 {
     struct table now = {};
 
-    if (dump(w, veth->index, &now) == 0 && now.n == 1)
+    if (dump(w, veth->index, &now) == 0 && now.n == 1 && now.rows[0].link.has_peer)
         veth->peer_elsewhere = now.rows[0].link.peer_elsewhere;
     table_done(&now);
 }
