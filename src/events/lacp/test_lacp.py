@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lacp: real bonds in mode 802.3ad over veths between namespaces, compared with what the kernel says of them.
+It takes the bonding driver, which some kernels do not have."""
+
+import contextlib
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from harness import patience, wait_until
+
+WAYS = ("netlink+proc", "proc")
+FINE = 63  # active, fast, aggregation, synchronization, collecting, distributing
+
+
+def load_driver():
+    subprocess.run(["modprobe", "bonding", "max_bonds=0"], capture_output=True, check=False)
+    return Path("/proc/net/bonding").exists()
+
+
+@pytest.fixture
+def bonding():
+    if not load_driver():
+        pytest.skip("this kernel has no bonding")
+
+
+@pytest.fixture
+def inside(through):
+    """inside(ns): the next agents run there."""
+    return lambda ns: through("nsenter", f"--net={ns.path}")
+
+
+class Aggregate:
+    """A host and a switch: bond0 of s0 and s1, bond1 of their peers p0 and p1."""
+
+    def __init__(self, netns):
+        self.host, self.switch = netns("host"), netns("switch")
+        add_bond(self.host, "bond0")
+        add_bond(self.switch, "bond1")
+        for n in range(2):
+            self.host.ip("link", "add", f"s{n}", "type", "veth", "peer", "name", f"p{n}", "netns", self.switch.name)
+            self.host.ip("link", "set", f"s{n}", "master", "bond0")
+            self.switch.ip("link", "set", f"p{n}", "master", "bond1")
+        self.host.ip("link", "set", "bond0", "up")
+        self.switch.ip("link", "set", "bond1", "up")
+
+    def text(self):
+        with self.host:
+            return Path("/proc/thread-self/net/bonding/bond0").read_text()
+
+    def wait_fine(self):
+        wait_until(lambda: states(self.text()) == {"s0": (FINE, FINE), "s1": (FINE, FINE)} and one_aggregator(self.text()), 60, self.text)
+        return self
+
+    def silence(self, n):
+        """What the switch sends through that link is lost; the carrier stays."""
+        self.switch.run("tc", "qdisc", "add", "dev", f"p{n}", "clsact")
+        self.switch.run("tc", "filter", "add", "dev", f"p{n}", "egress", "matchall", "action", "drop")
+
+    def let_speak(self, n):
+        self.switch.run("tc", "qdisc", "delete", "dev", f"p{n}", "clsact")
+
+
+def add_bond(ns, name, mode="802.3ad"):
+    extra = ["lacp_rate", "fast"] if mode == "802.3ad" else []
+    ns.ip("link", "add", name, "type", "bond", "mode", mode, "miimon", "100", *extra)
+
+
+def states(text):
+    """{slave: (port state of the actor, of the partner)}"""
+    found = {}
+    for part in text.split("Slave Interface: ")[1:]:
+        ports = [int(n) for n in re.findall(r"port state: (\d+)", part)]
+        found[part.split("\n")[0]] = tuple(ports)
+    return found
+
+
+def one_aggregator(text):
+    return len(set(re.findall(r"^\s*Aggregator ID: (\d+)$", text, re.M))) == 1
+
+
+@pytest.fixture
+def aggregate(netns, bonding):
+    return Aggregate(netns).wait_fine()
+
+
+def start(agent, *more, **options):
+    sets = {"agent.resolve_names": "false", **{f"lacp.{k}": v for k, v in options.items()}}
+    return agent("--events", "lacp", *more, *[word for k, v in sets.items() for word in ("--set", f"{k}={v}")])
+
+
+def data_of(one, **fields):
+    rows = [r["tracer_data"] for r in sorted(one.records("lacp"), key=lambda r: r["time"])]
+    return [d for d in rows if "repeat" not in d and all(d.get(k) == v for k, v in fields.items())]
+
+
+def changes_of(data, **fields):
+    return [c for c in data["changes"] if all(c.get(k) == v for k, v in fields.items())]
+
+
+def wait_change(one, timeout=30, count=1, **fields):
+    """tracer_data of the records with such a change, and these changes."""
+
+    def found():
+        rows = [(data, change) for data in data_of(one) for change in changes_of(data, **fields)]
+        return rows if len(rows) >= count else None
+
+    return wait_until(found, timeout, lambda: f"{fields}: {[(d['bond'], d['changes']) for d in data_of(one)]}\n{one.stderr}")
+
+
+def counts(one):
+    return one.status()["events"]["lacp"]
+
+
+def check_content(data, bond="bond0"):
+    """Its text is the kernel's, and the changes are in it."""
+    head, text = data["content"].split("\n", 1)
+    assert head == f"/proc/net/bonding/{bond}" and text.startswith("Ethernet Channel Bonding Driver: "), data["content"]
+    assert "\nBonding Mode: IEEE 802.3ad Dynamic link aggregation\n" in text
+    for slave, (actor, partner) in states(text).items():
+        for what, now in (("actor_state", actor), ("partner_state", partner)):
+            for change in changes_of(data, slave=slave, what=what):
+                assert change["now"] == str(now)
+                before = int(change["before"])
+                assert len(change["lost"]) == (before & ~now).bit_count()
+                assert len(change["gained"]) == (now & ~before).bit_count()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_silent_partner(agent, inside, aggregate, way):
+    """The switch says nothing any more, on one link, and its carrier stays; then it speaks again."""
+    inside(aggregate.host)
+    one = start(agent, hooks_off="netlink+proc") if way == "proc" else start(agent)
+    assert f"through {way}\n" in one.stderr
+    time.sleep(patience(2))
+    assert counts(one)["seen"] == 0  # all is well
+
+    aggregate.silence(1)
+    ((data, change),) = [(d, c) for d, c in wait_change(one, slave="s1", what="actor_state") if "EXPIRED" in c["gained"]]
+    assert data["direction"] == "bad" and data["start"] is False and data["bond"] == "bond0"
+    assert (data["slaves"], data["slaves_carrying"], data["slaves_carrying_before"]) == (2, 1, 2)
+    assert change["before"] == str(FINE)
+    assert (data["netns"], data["other_namespace"]) == (aggregate.host.inode, False)
+    check_content(data)
+    # The kernel sends no message about this.
+    rows = wait_until(
+        lambda: [(d, c) for d in data_of(one) for c in changes_of(d, slave="s1", what="actor_state") if "DEFAULTED" in c["gained"]],
+        30, lambda: data_of(one),
+    )  # fmt: skip
+    assert len(rows) == 1 and rows[0][0]["direction"] == "still bad"
+    check_content(rows[0][0])
+    assert not [c for d in data_of(one) for c in changes_of(d, slave="s0", what="mii_status")]
+    wait_until(lambda: data_of(one)[-1]["content"].split("\n", 1)[1] == aggregate.text(), 20, lambda: (data_of(one)[-1]["content"], aggregate.text()))
+
+    aggregate.let_speak(1)
+    recovered = wait_until(lambda: data_of(one, direction="recovered"), 60, lambda: data_of(one))
+    wait_until(lambda: data_of(one)[-1]["slaves_carrying"] == 2, 60, lambda: data_of(one))
+    assert recovered[0]["slaves_carrying_before"] == 1
+    for data in data_of(one):
+        check_content(data)
+    (summary,) = [r["summary"] for r in one.records("lacp") if r["tracer_data"] == recovered[0]]
+    assert summary == "bond0: s1 carries again; 2 of 2 slaves carry traffic"
+    status = one.wait_balance()["events"]["lacp"]
+    assert status["seen"] == status["recorded"] and status["lost"] == 0, status
+
+
+def test_link_down(agent, inside, aggregate):
+    """A link is lost, and comes back."""
+    inside(aggregate.host)
+    one = start(agent)
+    aggregate.switch.ip("link", "set", "p0", "down")
+    ((data, change),) = wait_change(one, slave="s0", what="mii_status", now="down")
+    assert change["before"] in ("up", "going down")
+    wait_change(one, slave="s0", what="link_failure_count", before="0", now="1")
+    assert data_of(one, direction="bad")
+    aggregate.switch.ip("link", "set", "p0", "up")
+    wait_change(one, slave="s0", what="mii_status", now="up")
+    wait_until(lambda: data_of(one)[-1]["slaves_carrying"] == 2, 60, lambda: data_of(one))
+    assert data_of(one, direction="recovered")
+    for data in data_of(one):
+        check_content(data)
+
+
+def test_slaves_and_bonds(agent, inside, aggregate):
+    """A slave is taken out, and put in again; another bond is made, and removed; one in another mode is none
+    of ours."""
+    inside(aggregate.host)
+    one = start(agent)
+    aggregate.host.ip("link", "set", "s1", "nomaster")
+    ((data, _),) = wait_change(one, slave="s1", what="removed")
+    assert (data["slaves"], data["direction"]) == (1, "bad")
+    aggregate.host.ip("link", "set", "s1", "down")
+    aggregate.host.ip("link", "set", "s1", "master", "bond0")
+    wait_change(one, slave="s1", what="added")
+    wait_until(lambda: data_of(one)[-1]["slaves_carrying"] == 2, 60, lambda: data_of(one))
+
+    add_bond(aggregate.host, "bond7")
+    add_bond(aggregate.host, "bond8", "active-backup")
+    time.sleep(patience(1.5))
+    aggregate.host.ip("link", "set", "bond7", "up")
+    aggregate.host.ip("link", "set", "bond8", "up")
+    time.sleep(patience(1.5))
+    aggregate.host.ip("link", "delete", "bond8")
+    aggregate.host.ip("link", "delete", "bond7")
+    wait_until(lambda: [d for d in data_of(one, bond="bond7") if changes_of(d, what="removed")], 20, lambda: data_of(one))
+    assert data_of(one, bond="bond8") == []
+    (data,) = [d for d in data_of(one, bond="bond7") if changes_of(d, what="removed")]
+    assert data["direction"] == "removed" and "/proc/net/bonding/bond0\n" in data["content"]
+
+
+def test_other_namespace(agent, inside, netns, aggregate):
+    """A bond in the namespace of a process; that is bad already when the watching begins, is told so. Nothing
+    keeps the namespace alive."""
+    elsewhere = netns("elsewhere")
+    aggregate.silence(0)
+    wait_until(lambda: states(aggregate.text())["s0"][0] != FINE, 30, aggregate.text)
+    with aggregate.host:
+        process = subprocess.Popen(["sleep", "1000"])
+    try:
+        inside(elsewhere)
+        one = start(agent)
+        excluding = start(agent, exclude="bond[0-9]")
+        alone = start(agent, other_namespaces="false")
+        (data,) = wait_until(lambda: data_of(one, start=True), 20, lambda: one.stderr)
+        assert (data["direction"], data["bond"], data["other_namespace"]) == ("bad", "bond0", True)
+        assert data["netns"] == aggregate.host.inode and data["slaves_carrying"] == 1
+        check_content(data)
+        aggregate.let_speak(0)
+        wait_until(lambda: data_of(one, direction="recovered"), 60, lambda: data_of(one))
+        # Through whichever process.
+        with aggregate.host:
+            another = subprocess.Popen(["sleep", "1000"])
+        process.kill()
+        process.wait()
+        process = another
+        aggregate.wait_fine()
+        aggregate.switch.ip("link", "set", "p1", "down")
+        wait_change(one, slave="s1", what="mii_status", now="down")
+        assert len(data_of(one, start=True)) == 1
+        status = counts(excluding)
+        assert status["recorded"] == 0 and status["filtered_by"]["exclude"] == status["seen"] >= 2, status
+        assert counts(alone)["seen"] == 0
+    finally:
+        process.kill()
+        process.wait()
+    # With its last process and its name a namespace goes, and its end of the veths with it.
+    aggregate.host.delete()
+    try:
+        wait_until(lambda: "p0" not in aggregate.switch.ip("link", "show"), 30, "the end of the namespace")
+    finally:
+        subprocess.run(["ip", "netns", "add", aggregate.host.name], check=True)  # the fixture takes it away
+
+
+def test_from_the_beginning(agent, inside, netns, bonding):
+    """A bond that comes after the agent is negotiated, and that is told."""
+    where = netns("later")
+    inside(where)
+    one = start(agent)
+    made = []
+
+    def again(name):
+        made.append(where if name == "host" else netns(name))
+        return made[-1]
+
+    Aggregate(again).wait_fine()
+    wait_until(lambda: (rows := data_of(one)) and rows[-1]["slaves_carrying"] == 2, 30, lambda: data_of(one))
+    assert not data_of(one, start=True) and data_of(one, direction="recovered")
+
+
+def test_reload(agent, inside, aggregate, tmp_path):
+    """What was known is known to the BPF object that takes over: nothing is told twice, nothing missed."""
+    config = tmp_path / "huatuo.yaml"
+
+    def write(size):
+        config.write_text(f"lacp:\n  ring_size: {size}KiB\n")
+
+    write(512)
+    inside(aggregate.host)
+    one = agent("--config", str(config), "--events", "lacp")
+    aggregate.silence(1)
+    write(1024)
+    one.reload()
+    wait_until(lambda: [c for d in data_of(one) for c in changes_of(d, slave="s1", what="actor_state") if "DEFAULTED" in c["gained"]], 30, lambda: data_of(one))
+    write(512)
+    one.reload()
+    time.sleep(patience(2))
+    assert data_of(one, start=True) == []
+    steps = [c for d in data_of(one) for c in changes_of(d, slave="s1", what="actor_state")]
+    assert steps[0]["before"] == str(FINE)
+    for before, now in zip(steps, steps[1:], strict=False):
+        assert before["now"] == now["before"], steps
+    assert steps[-1]["now"] == str(states(aggregate.text())["s1"][0])
+
+
+@pytest.mark.long
+def test_churn(agent, inside, aggregate):
+    """A link that for a minute is not what it is to be."""
+    inside(aggregate.host)
+    one = start(agent)
+    aggregate.silence(0)
+    with contextlib.suppress(AssertionError):
+        wait_change(one, slave="s0", what="actor_state")
+    rows = wait_change(one, timeout=100, slave="s0", what="partner_churn_state", now="churned")
+    assert rows[0][0]["direction"] == "still bad"
+    wait_change(one, slave="s0", what="partner_churned_count", before="0", now="1")
+
+
+def test_without_driver(agent):
+    """A kernel without bonding: it is watched for, and that there is none is said, not complained of."""
+    if load_driver():
+        pytest.skip("this kernel has bonding")
+    one = start(agent)
+    assert "no bonding driver is loaded, so there is no LACP to watch" in one.stderr
+    status = counts(one)
+    assert status["state"] == "watching" and status["seen"] == 0
+    (row,) = [row for row in status["hooks"] if row["state"] == "attached"]
+    assert "no bonding driver was loaded" in row["reason"]
+    done = one.huatuo("try", "lacp", check=False)
+    assert "cannot be provoked" in (done.stdout + done.stderr).decode(), done
+    assert "error" not in one.stderr and "warning" not in one.stderr
