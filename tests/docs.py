@@ -229,7 +229,7 @@ def check_examples(tree):
 
 # What the agent says: its log, and the errors that are passed on to it.
 SAID = re.compile(r"\b(?:log_(?:error|warning|info)\(|snprintf\(|problem\(r,[^;\"]*?,(?=\s*\"))\s*")
-BUFFERS = re.compile(r"(?:error,\s*error_size|ret,\s*ret_size|problem,\s*sizeof\(problem\)|(?:\w+->reason),\s*sizeof\(\w+->reason\)),\s*")
+BUFFERS = re.compile(r"(?:error,\s*error_size|ret,\s*ret_size|note,\s*note_size|problem,\s*sizeof\(problem\)|(?:\w+->reason),\s*sizeof\(\w+->reason\)),\s*")
 CONVERSION = re.compile(r"%[-0-9.*]*(?:ll|j|z|l)?[a-zA-Z]")
 
 

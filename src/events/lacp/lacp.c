@@ -123,13 +123,11 @@ static void name_change(struct record *r, const char *slave, const char *what, c
         text_change(r, slave, what, before, now);
 }
 
-static void write_bits(struct record *r, const char *name, uint8_t bits)
+static void write_bits(struct record *r, uint8_t bits)
 {
-    record_list(r, name);
     for (size_t i = 0; i < ARRAY_SIZE(bit_names); i++)
         if (bits & 1U << i)
             record_str(r, NULL, bit_names[i], SIZE_MAX);
-    record_close(r);
 }
 
 static void state_change(struct record *r, const char *slave, const char *what, uint8_t before,
@@ -140,8 +138,12 @@ static void state_change(struct record *r, const char *slave, const char *what, 
     open_change(r, slave, what);
     record_strf(r, "before", "%u", before);
     record_strf(r, "now", "%u", now);
-    write_bits(r, "lost", before & (uint8_t)~now);
-    write_bits(r, "gained", now & (uint8_t)~before);
+    record_list(r, "lost");
+    write_bits(r, before & (uint8_t)~now);
+    record_close(r);
+    record_list(r, "gained");
+    write_bits(r, now & (uint8_t)~before);
+    record_close(r);
     record_close(r);
 }
 
