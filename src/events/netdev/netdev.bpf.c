@@ -81,24 +81,33 @@ static __always_inline void read_who(struct netdev_who *who)
     cgroup_read(&who->cgroup, cgroup_memory_css(task));
 }
 
+/** How many bytes; 0: it cannot be had. One bound after the other, right before they are needed:
+ * older verifiers forget them, and the compiler would make one comparison of both. */
+static __always_inline __u32 read_message(const struct __sk_buff *skb, __u8 *ret)
+{
+    __u32 size = skb->len;
+
+    if (size > NETDEV_MESSAGE_MAX)
+        return 0;
+    asm volatile("" : "+r"(size));
+    if (size < sizeof(struct nlmsghdr) + sizeof(struct ifinfomsg))
+        return 0;
+    return bpf_skb_load_bytes(skb, 0, ret, size) == 0 ? size : 0;
+}
+
 SEC("?socket")
 int hear_link(struct __sk_buff *skb)
 {
-    struct netdev_heard *h;
-    __u32 size = skb->len;
+    struct netdev_heard *h = bpf_ringbuf_reserve(&heard, sizeof(*h), 0);
 
-    if (size > NETDEV_MESSAGE_MAX || size < sizeof(struct nlmsghdr) + sizeof(struct ifinfomsg))
-        goto missing;
-    h = bpf_ringbuf_reserve(&heard, sizeof(*h), 0);
-    if (!h)
-        goto missing;
+    if (!h) {
+        __sync_fetch_and_add(&missed, 1);
+        return skb->len;
+    }
     read_who(&h->who);
-    h->size = size;
-    if (bpf_skb_load_bytes(skb, 0, h->message, size) != 0)
-        h->size = 0;
+    h->size = read_message(skb, h->message);
+    if (!h->size)
+        __sync_fetch_and_add(&missed, 1);
     bpf_ringbuf_submit(h, 0);
-    return skb->len;
-missing:
-    __sync_fetch_and_add(&missed, 1);
     return skb->len;
 }
