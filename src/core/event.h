@@ -55,7 +55,7 @@ struct hook_source {
     int (*open)(const struct source_host *h, const char *way, char *note, size_t note_size,
                 void **ret);
     int (*fd)(const void *state); /* to wait for; -1: none. NULL: there never is one */
-    /** The first time: from now on its events are recorded. The last time: when it is to end. */
+    /** The first time: from now on its events are recorded. */
     void (*run)(void *state, const struct source_host *h);
     void (*close)(void *state); /* NULL is fine */
 };

@@ -357,8 +357,7 @@ static void tell_end(struct root *root)
 
 static void detach(struct root *root)
 {
-    for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
-        kind_source_run(&root->kinds[i], kind_options(root->config, i));
+    for (size_t i = 0; i < KINDS_MAX; i++) {
         kind_detach(&root->kinds[i]);
     }
     kind_let_pass();

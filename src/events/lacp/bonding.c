@@ -2,7 +2,6 @@
 
 #include "events/lacp/bonding.h"
 
-#include <stdio.h>
 #include <string.h>
 
 struct line {
@@ -82,15 +81,17 @@ static void set_name(char ret[LACP_NAME_LEN], const char *bytes, size_t len)
     memcpy(ret, bytes, MIN(len, (size_t)LACP_NAME_LEN - 1));
 }
 
+static uint8_t digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return (uint8_t)(c - '0');
+    return c >= 'a' && c <= 'f' ? (uint8_t)(c - 'a' + 10) : 0;
+}
+
 static void mac(const struct line *value, uint8_t ret[6])
 {
-    char text[18] = "";
-    uint8_t m[6];
-
-    memcpy(text, value->at, MIN(value->len, sizeof(text) - 1));
-    if (sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5]) ==
-        6)
-        memcpy(ret, m, sizeof(m));
+    for (size_t i = 0; value->len == 17 && i < 6; i++)
+        ret[i] = (uint8_t)(digit(value->at[3 * i]) << 4 | digit(value->at[3 * i + 1]));
 }
 
 static void take_bond_line(const struct line *line, struct lacp_bond *b)
@@ -141,7 +142,7 @@ void bonding_parse(const char *name, const char *text, size_t size, struct lacp_
 {
     const char *at = text, *end = text + size;
     struct lacp_slave *slave = NULL;
-    struct lacp_slave left_out;
+    struct lacp_slave left_out = {};
     bool of_partner = false;
     struct line line, value;
 

@@ -14,7 +14,8 @@ static void split(const void *data, size_t size, const struct rtattr **ret, unsi
     const struct rtattr *attr = data;
     int left = (int)MIN(size, (size_t)UINT16_MAX);
 
-    memset(ret, 0, (max + 1) * sizeof(*ret));
+    for (unsigned type = 0; type <= max; type++)
+        ret[type] = NULL;
     for (; RTA_OK(attr, left); attr = RTA_NEXT(attr, left)) {
         unsigned type = attr->rta_type & NLA_TYPE_MASK;
 

@@ -13,8 +13,13 @@
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include "core/clock.h"
 #include "core/event.h"
+#include "events/netdev/ask.h"
 #include "events/netdev/link.h"
 #include "events/netdev/netdev.h"
 #include "events/netdev/watch.h"
@@ -306,6 +311,67 @@ static void test_compare(void **state)
     before.flags = 0;
     EXPECT(0, now.carrier_down_count++, now.carrier_up_count++);
 #undef EXPECT
+}
+
+/* --- questions that the kernel may not answer for long */
+
+static void answer(int out, const void *arg)
+{
+    assert_ptr_equal(arg, &netdev);
+    send(out, "one", 3, 0);
+    send(out, "three", 5, 0);
+}
+
+static void hang(int out, const void *arg)
+{
+    (void)arg;
+    send(out, "one", 3, 0);
+    usleep(1500000);
+}
+
+static uint64_t soon(void)
+{
+    return clock_now_ns(CLOCK_MONOTONIC) + 200 * NS_PER_MS;
+}
+
+static void test_ask(void **state)
+{
+    struct ask a = {.fd = -1};
+    char buffer[8];
+
+    (void)state;
+    for (unsigned times = 0; times < 2; times++) {
+        assert_int_equal(ask_begin(&a, answer, &netdev), 0);
+        assert_int_equal(ask_next(&a, buffer, sizeof(buffer), soon() + 9 * NS_PER_SEC), 3);
+        assert_int_equal(ask_next(&a, buffer, sizeof(buffer), soon() + 9 * NS_PER_SEC), 5);
+        assert_memory_equal(buffer, "three", 5);
+        assert_int_equal(ask_next(&a, buffer, sizeof(buffer), soon() + 9 * NS_PER_SEC), 0);
+        ask_end(&a);
+        assert_int_equal(a.fd, -1);
+        assert_true(waitpid(-1, NULL, 0) > 0);
+    }
+}
+
+static void test_ask_hangs(void **state)
+{
+    struct ask a = {.fd = -1};
+    char buffer[8];
+    uint64_t begin = clock_now_ns(CLOCK_MONOTONIC);
+
+    (void)state;
+    assert_int_equal(ask_begin(&a, hang, NULL), 0);
+    assert_int_equal(ask_next(&a, buffer, sizeof(buffer), soon() + 9 * NS_PER_SEC), 3);
+    assert_int_equal(ask_next(&a, buffer, sizeof(buffer), soon()), -ETIMEDOUT);
+    assert_true(clock_now_ns(CLOCK_MONOTONIC) - begin < 9 * NS_PER_SEC);
+    ask_end(&a);
+    assert_int_equal(ask_begin(&a, answer, &netdev), -EBUSY); /* no child beside it */
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), 0);
+    assert_true(waitpid(-1, NULL, 0) > 0);
+    assert_int_equal(ask_begin(&a, answer, &netdev), 0);
+    assert_int_equal(ask_next(&a, buffer, sizeof(buffer), soon() + 9 * NS_PER_SEC), 3);
+    assert_true(waitpid(-1, NULL, 0) > 0);
+    ask_end(&a);
+    assert_int_equal(a.fd, -1);
 }
 
 /* --- decode */
@@ -608,7 +674,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parse),           cmocka_unit_test(test_parse_kinds),
         cmocka_unit_test(test_parse_others),    cmocka_unit_test(test_parse_any_bytes),
-        cmocka_unit_test(test_compare),         cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_compare),         cmocka_unit_test(test_ask),
+        cmocka_unit_test(test_ask_hangs),       cmocka_unit_test(test_decode),
         cmocka_unit_test(test_decode_changes),  cmocka_unit_test(test_decode_before),
         cmocka_unit_test(test_decode_nonsense), cmocka_unit_test(test_decode_any_bytes),
         cmocka_unit_test(test_rules),

@@ -15,13 +15,14 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "events/netdev/ask.h"
 #include "events/netdev/link.h"
 
-#define LINKS_MAX    65536
-#define YOUNG_NS     (2 * NS_PER_SEC)
-#define DUMPS_MAX    8 /* in a row, if something changes all the time */
-#define DUMP_WAIT_US 500000
-#define BATCH        256 /* messages at a time, so that nobody else has to wait */
+#define LINKS_MAX 65536
+#define YOUNG_NS  (2 * NS_PER_SEC)
+#define DUMPS_MAX 8 /* in a row, if something changes all the time */
+#define ANSWER_NS (500 * NS_PER_MS)
+#define BATCH     256 /* messages at a time, so that nobody else has to wait */
 
 struct known {
     struct netdev_link link;
@@ -36,8 +37,8 @@ struct table {
 };
 
 struct watch {
-    int fd;                          /* multicast */
-    int ethtool;                     /* any socket: for ioctl() */
+    int fd; /* multicast */
+    struct ask ask;
     struct ring_buffer *heard;       /* NULL: without who it was */
     const volatile uint64_t *missed; /* mapped; of `heard` */
     uint64_t missed_before;
@@ -124,24 +125,35 @@ static bool has_speed(const struct netdev_link *l)
            link_is_kind(l, "tun");
 }
 
-/** 0: it is not known. Drivers tell what they know: they ask no hardware that would let us wait. */
-static uint32_t read_speed(const struct watch *w, const struct netdev_link *l)
+static void tell_speed(int out, const void *arg)
 {
+    const struct netdev_link *l = arg;
     struct ethtool_cmd command = {.cmd = ETHTOOL_GSET};
     struct ifreq request = {.ifr_data = (void *)&command};
-    uint32_t speed;
+    int any = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    uint32_t speed = 0;
 
     memcpy(request.ifr_name, l->name, sizeof(request.ifr_name));
     request.ifr_name[sizeof(request.ifr_name) - 1] = '\0';
-    if (ioctl(w->ethtool, SIOCETHTOOL, &request) < 0)
-        return 0;
-    speed = (uint32_t)command.speed_hi << 16 | command.speed;
-    return speed == (uint32_t)SPEED_UNKNOWN ? 0 : speed;
+    if (any >= 0 && ioctl(any, SIOCETHTOOL, &request) == 0)
+        speed = (uint32_t)command.speed_hi << 16 | command.speed;
+    send(out, &speed, sizeof(speed), 0);
+}
+
+/** 0: it is not known. */
+static uint32_t read_speed(struct watch *w, const struct netdev_link *l)
+{
+    uint32_t speed = 0;
+    ssize_t n = ask_begin(&w->ask, tell_speed, l);
+
+    if (n == 0)
+        n = ask_next(&w->ask, &speed, sizeof(speed), clock_now_ns(CLOCK_MONOTONIC) + ANSWER_NS);
+    ask_end(&w->ask);
+    return n != sizeof(speed) || speed == (uint32_t)SPEED_UNKNOWN ? 0 : speed;
 }
 
 /** No message tells the speed; it is another one only after the carrier was away. */
-static void add_speed(const struct watch *w, const struct netdev_link *before,
-                      struct netdev_link *now)
+static void add_speed(struct watch *w, const struct netdev_link *before, struct netdev_link *now)
 {
     uint32_t read = 0;
 
@@ -311,11 +323,11 @@ static int on_heard(void *arg, void *data, size_t size)
     return 0;
 }
 
-/** One of the socket, as far as it fits. 0: there is none; -errno. */
-static ssize_t receive(const struct watch *w, int fd)
+/** One message of the kernel, as far as it fits. 0: there is none; -errno. */
+static ssize_t receive(int fd, void *ret, size_t size)
 {
     struct sockaddr_nl from = {};
-    struct iovec iov = {.iov_base = w->buffer, .iov_len = BUFFER_BYTES};
+    struct iovec iov = {.iov_base = ret, .iov_len = size};
     struct msghdr m = {
         .msg_name = &from, .msg_namelen = sizeof(from), .msg_iov = &iov, .msg_iovlen = 1};
     ssize_t n;
@@ -334,7 +346,7 @@ static ssize_t receive(const struct watch *w, int fd)
 static bool read_socket(struct watch *w)
 {
     for (unsigned i = 0; i < BATCH; i++) {
-        ssize_t n = receive(w, w->fd);
+        ssize_t n = receive(w->fd, w->buffer, BUFFER_BYTES);
 
         if (n == -ENOBUFS)
             return true;
@@ -370,7 +382,7 @@ static bool read_messages(struct watch *w)
 /* ------------------------------------------------------------------ all of them at once */
 
 /** `index` 0: for all. */
-static int ask(int fd, uint32_t index)
+static int ask_kernel(int fd, uint32_t index)
 {
     struct {
         struct nlmsghdr header;
@@ -409,20 +421,46 @@ static int take_part(const void *bytes, size_t size, struct table *ret)
     return 1;
 }
 
-static int dump(const struct watch *w, uint32_t index, struct table *ret)
+/** Whether this is the last part of an answer. */
+static bool is_last(const void *bytes, size_t size)
 {
-    const struct timeval patience = {.tv_usec = DUMP_WAIT_US};
-    _close_fd_ int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-    int r = fd < 0 ? -errno : ask(fd, index);
+    const struct nlmsghdr *h = bytes;
+    int left = (int)size;
 
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    for (; NLMSG_OK(h, (unsigned)left); h = NLMSG_NEXT(h, left))
+        if (h->nlmsg_type == NLMSG_DONE || h->nlmsg_type == NLMSG_ERROR)
+            return true;
+    return false;
+}
+
+static void tell_links(int out, const void *arg)
+{
+    static _Alignas(8) uint8_t buffer[BUFFER_BYTES];
+    uint32_t index = *(const uint32_t *)arg;
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    ssize_t n = fd < 0 ? -1 : ask_kernel(fd, index);
+
+    do {
+        if (n >= 0)
+            n = receive(fd, buffer, sizeof(buffer));
+        if (n > 0)
+            n = send(out, buffer, (size_t)n, 0);
+    } while (n > 0 && !index && !is_last(buffer, (size_t)n)); /* of one there is one message */
+}
+
+static int dump(struct watch *w, uint32_t index, struct table *ret)
+{
+    int r = ask_begin(&w->ask, tell_links, &index);
+
     for (r = r < 0 ? r : 1; r > 0;) {
-        ssize_t n = receive(w, fd);
+        ssize_t n =
+            ask_next(&w->ask, w->buffer, BUFFER_BYTES, clock_now_ns(CLOCK_MONOTONIC) + ANSWER_NS);
 
-        r = n <= 0 ? (n < 0 ? (int)n : -ETIMEDOUT) : take_part(w->buffer, (size_t)n, ret);
+        r = n <= 0 ? (n < 0 ? (int)n : -EIO) : take_part(w->buffer, (size_t)n, ret);
         if (r > 0 && index)
-            r = 0; /* to one question there is one answer */
+            r = 0;
     }
+    ask_end(&w->ask);
     return r;
 }
 
@@ -503,7 +541,7 @@ static void read_again(struct watch *w)
 }
 
 /** Of its peer's move no message tells. */
-static void look_for_peer(const struct watch *w, struct netdev_link *veth)
+static void look_for_peer(struct watch *w, struct netdev_link *veth)
 {
     struct table now = {};
 
@@ -556,7 +594,7 @@ static void watch_close(void *state)
     if (!w)
         return;
     fd_close(w->fd);
-    fd_close(w->ethtool);
+    fd_close(w->ask.fd);
     ring_buffer__free(w->heard);
     if (w->missed)
         munmap((void *)w->missed, sizeof(*w->missed));
@@ -596,9 +634,9 @@ static int watch_open(const struct source_host *h, const char *way, char *note, 
     if (!w)
         return -ENOMEM;
     w->fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
-    w->ethtool = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    w->ask.fd = -1;
     w->buffer = malloc(BUFFER_BYTES);
-    if (w->fd < 0 || w->ethtool < 0)
+    if (w->fd < 0)
         r = -errno;
     else if (!w->buffer)
         r = -ENOMEM;
