@@ -41,7 +41,7 @@ struct finder {
     int fd;       /* of messages about the interfaces of this namespace; -1: none */
     uint64_t own; /* this namespace */
     uint64_t looked_ns, searched_ns; /* CLOCK_MONOTONIC; 0: never */
-    bool begun, told;
+    bool begun, told, loaded;
     struct known *bonds; /* owned */
     size_t n_bonds, cap_bonds;
     struct namespace others[NAMESPACES_MAX];
@@ -348,13 +348,12 @@ static bool drain(const struct finder *f)
 /** The driver makes a folder in every namespace. Without it this is all that a look costs. */
 static bool is_loaded(struct finder *f)
 {
-    bool loaded = access("/proc/self/net/bonding", F_OK) == 0;
-
-    if (!loaded && !f->told)
+    f->loaded = access("/proc/self/net/bonding", F_OK) == 0;
+    if (!f->loaded && !f->told)
         log_info("no bonding driver is loaded, so there is no LACP to watch; it is looked for once "
                  "a second");
     f->told = true;
-    return loaded;
+    return f->loaded;
 }
 
 /** The driver is not there, or not any more. */
@@ -444,7 +443,9 @@ static int finder_open(const struct source_host *h, const char *way, char *note,
 
 static int finder_fd(const void *state)
 {
-    return ((const struct finder *)state)->fd;
+    const struct finder *f = state;
+
+    return f->loaded ? f->fd : -1; /* without bonds nobody has to be woken */
 }
 
 const struct hook_source lacp_source = {

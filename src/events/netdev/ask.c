@@ -9,17 +9,6 @@
 
 #include "core/clock.h"
 
-/** Whether the child is gone: its end of the pair is closed. */
-static bool is_over(const struct ask *a)
-{
-    char rest[64];
-    ssize_t n;
-
-    while ((n = recv(a->fd, rest, sizeof(rest), MSG_DONTWAIT | MSG_TRUNC)) > 0)
-        ;
-    return n == 0 || errno != EAGAIN;
-}
-
 static _Noreturn void run_child(int out, void (*child)(int out, const void *arg), const void *arg)
 {
     sigset_t none;
@@ -40,11 +29,9 @@ int ask_begin(struct ask *a, void (*child)(int out, const void *arg), const void
     int pair[2], r = 0;
     pid_t pid;
 
-    if (a->fd >= 0) {
-        if (!is_over(a))
-            return -EBUSY;
-        a->fd = fd_close(a->fd);
-    }
+    ask_end(a, 0);
+    if (a->fd >= 0)
+        return -EBUSY;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return -errno;
     pid = fork();
@@ -77,8 +64,12 @@ ssize_t ask_next(struct ask *a, void *ret, size_t size, uint64_t until_ns)
     }
 }
 
-void ask_end(struct ask *a)
+void ask_end(struct ask *a, uint64_t until_ns)
 {
-    if (a->fd >= 0 && is_over(a))
+    ssize_t n = a->fd < 0 ? -EBADF : 1;
+
+    while (n > 0)
+        n = ask_next(a, &(char){0}, 1, until_ns);
+    if (n != -ETIMEDOUT)
         a->fd = fd_close(a->fd);
 }

@@ -17,5 +17,5 @@ struct ask {
 int ask_begin(struct ask *a, void (*child)(int out, const void *arg), const void *arg);
 /** The next packet. 0: that was all; -ETIMEDOUT: none came before then (CLOCK_MONOTONIC). */
 ssize_t ask_next(struct ask *a, void *ret, size_t size, uint64_t until_ns);
-/** No more is wanted to be known. */
-void ask_end(struct ask *a);
+/** No more is to be told; until then the child's end is waited for. */
+void ask_end(struct ask *a, uint64_t until_ns);

@@ -19,7 +19,7 @@
 #include "events/netdev/link.h"
 
 #define LINKS_MAX 65536
-#define YOUNG_NS  (2 * NS_PER_SEC)
+#define YOUNG_NS     (5 * NS_PER_SEC)
 #define DUMPS_MAX 8 /* in a row, if something changes all the time */
 #define ANSWER_NS (500 * NS_PER_MS)
 #define BATCH     256 /* messages at a time, so that nobody else has to wait */
@@ -143,12 +143,13 @@ static void tell_speed(int out, const void *arg)
 /** 0: it is not known. */
 static uint32_t read_speed(struct watch *w, const struct netdev_link *l)
 {
-    uint32_t speed = 0;
+    uint64_t until_ns = clock_now_ns(CLOCK_MONOTONIC) + ANSWER_NS;
     ssize_t n = ask_begin(&w->ask, tell_speed, l);
+    uint32_t speed = 0;
 
     if (n == 0)
-        n = ask_next(&w->ask, &speed, sizeof(speed), clock_now_ns(CLOCK_MONOTONIC) + ANSWER_NS);
-    ask_end(&w->ask);
+        n = ask_next(&w->ask, &speed, sizeof(speed), until_ns);
+    ask_end(&w->ask, until_ns);
     return n != sizeof(speed) || speed == (uint32_t)SPEED_UNKNOWN ? 0 : speed;
 }
 
@@ -245,7 +246,7 @@ static void emit(struct watch *w, const struct netdev_link *before, const struct
 
 /* ------------------------------------------------------------------ messages */
 
-/** Software makes interfaces half done, and moves them to other namespaces: what they are like two
+/** Software makes interfaces half done, and moves them to other namespaces: what they are like five
  * seconds later is the event. */
 static void appeared(struct watch *w, const struct netdev_link *link, const struct netdev_who *who)
 {
@@ -460,7 +461,7 @@ static int dump(struct watch *w, uint32_t index, struct table *ret)
         if (r > 0 && index)
             r = 0;
     }
-    ask_end(&w->ask);
+    ask_end(&w->ask, clock_now_ns(CLOCK_MONOTONIC) + ANSWER_NS);
     return r;
 }
 
