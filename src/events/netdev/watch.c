@@ -19,7 +19,7 @@
 #include "events/netdev/link.h"
 
 #define LINKS_MAX 65536
-#define YOUNG_NS     (5 * NS_PER_SEC)
+#define YOUNG_NS  (5 * NS_PER_SEC)
 #define DUMPS_MAX 8 /* in a row, if something changes all the time */
 #define ANSWER_NS (500 * NS_PER_MS)
 #define BATCH     256 /* messages at a time, so that nobody else has to wait */
