@@ -2,7 +2,6 @@
 """lacp: real bonds in mode 802.3ad over veths between namespaces, compared with what the kernel says of them.
 It takes the bonding driver, which some kernels do not have."""
 
-import contextlib
 import re
 import subprocess
 import time
@@ -110,6 +109,21 @@ def wait_change(one, timeout=30, count=1, **fields):
     return wait_until(found, timeout, lambda: f"{fields}: {[(d['bond'], d['changes']) for d in data_of(one)]}\n{one.stderr}")
 
 
+def wait_gained(one, slave, bit):
+    """The records in which the state of our side has gained that bit, and the changes."""
+
+    def found():
+        rows = [(data, change) for data in data_of(one) for change in changes_of(data, slave=slave, what="actor_state")]
+        return [row for row in rows if bit in row[1]["gained"]]
+
+    return wait_until(found, 30, lambda: f"{bit}: {[(d['bond'], d['changes']) for d in data_of(one)]}\n{one.stderr}")
+
+
+def settled(text):
+    """Without what begins and ends by itself, and is no event."""
+    return re.sub(r"Churn State: (none|monitoring)", "Churn State", text)
+
+
 def counts(one):
     return one.status()["events"]["lacp"]
 
@@ -138,21 +152,20 @@ def test_silent_partner(agent, inside, aggregate, way):
     assert counts(one)["seen"] == 0  # all is well
 
     aggregate.silence(1)
-    ((data, change),) = [(d, c) for d, c in wait_change(one, slave="s1", what="actor_state") if "EXPIRED" in c["gained"]]
-    assert data["direction"] == "bad" and data["start"] is False and data["bond"] == "bond0"
-    assert (data["slaves"], data["slaves_carrying"], data["slaves_carrying_before"]) == (2, 1, 2)
-    assert change["before"] == str(FINE)
+    ((data, change),) = wait_gained(one, "s1", "EXPIRED")
+    assert data["start"] is False and data["bond"] == "bond0" and change["before"] == str(FINE)
+    assert (data["slaves"], data["slaves_carrying"]) == (2, 1)
     assert (data["netns"], data["other_namespace"]) == (aggregate.host.inode, False)
-    check_content(data)
+    (first,) = data_of(one, direction="bad")
+    assert first["slaves_carrying_before"] == 2
     # The kernel sends no message about this.
-    rows = wait_until(
-        lambda: [(d, c) for d in data_of(one) for c in changes_of(d, slave="s1", what="actor_state") if "DEFAULTED" in c["gained"]],
-        30, lambda: data_of(one),
-    )  # fmt: skip
-    assert len(rows) == 1 and rows[0][0]["direction"] == "still bad"
-    check_content(rows[0][0])
+    ((data, _),) = wait_gained(one, "s1", "DEFAULTED")
+    assert data["direction"] == "still bad"
     assert not [c for d in data_of(one) for c in changes_of(d, slave="s0", what="mii_status")]
-    wait_until(lambda: data_of(one)[-1]["content"].split("\n", 1)[1] == aggregate.text(), 20, lambda: (data_of(one)[-1]["content"], aggregate.text()))
+    wait_until(
+        lambda: settled(data_of(one)[-1]["content"].split("\n", 1)[1]) == settled(aggregate.text()),
+        20, lambda: (data_of(one)[-1]["content"], aggregate.text()),
+    )  # fmt: skip
 
     aggregate.let_speak(1)
     recovered = wait_until(lambda: data_of(one, direction="recovered"), 60, lambda: data_of(one))
@@ -161,7 +174,7 @@ def test_silent_partner(agent, inside, aggregate, way):
     for data in data_of(one):
         check_content(data)
     (summary,) = [r["summary"] for r in one.records("lacp") if r["tracer_data"] == recovered[0]]
-    assert summary == "bond0: s1 carries again; 2 of 2 slaves carry traffic"
+    assert "s1 carries again; " in summary and summary.endswith("; 2 of 2 slaves carry traffic"), summary
     status = one.wait_balance()["events"]["lacp"]
     assert status["seen"] == status["recorded"] and status["lost"] == 0, status
 
@@ -173,7 +186,8 @@ def test_link_down(agent, inside, aggregate):
     aggregate.switch.ip("link", "set", "p0", "down")
     ((data, change),) = wait_change(one, slave="s0", what="mii_status", now="down")
     assert change["before"] in ("up", "going down")
-    wait_change(one, slave="s0", what="link_failure_count", before="0", now="1")
+    ((_, change),) = wait_change(one, slave="s0", what="link_failure_count")
+    assert int(change["now"]) == int(change["before"]) + 1
     assert data_of(one, direction="bad")
     aggregate.switch.ip("link", "set", "p0", "up")
     wait_change(one, slave="s0", what="mii_status", now="up")
@@ -190,7 +204,7 @@ def test_slaves_and_bonds(agent, inside, aggregate):
     one = start(agent)
     aggregate.host.ip("link", "set", "s1", "nomaster")
     ((data, _),) = wait_change(one, slave="s1", what="removed")
-    assert (data["slaves"], data["direction"]) == (1, "bad")
+    assert data["slaves"] == 1 and data_of(one, direction="bad")
     aggregate.host.ip("link", "set", "s1", "down")
     aggregate.host.ip("link", "set", "s1", "master", "bond0")
     wait_change(one, slave="s1", what="added")
@@ -282,7 +296,7 @@ def test_reload(agent, inside, aggregate, tmp_path):
     aggregate.silence(1)
     write(1024)
     one.reload()
-    wait_until(lambda: [c for d in data_of(one) for c in changes_of(d, slave="s1", what="actor_state") if "DEFAULTED" in c["gained"]], 30, lambda: data_of(one))
+    wait_gained(one, "s1", "DEFAULTED")
     write(512)
     one.reload()
     time.sleep(patience(2))
@@ -300,8 +314,6 @@ def test_churn(agent, inside, aggregate):
     inside(aggregate.host)
     one = start(agent)
     aggregate.silence(0)
-    with contextlib.suppress(AssertionError):
-        wait_change(one, slave="s0", what="actor_state")
     rows = wait_change(one, timeout=100, slave="s0", what="partner_churn_state", now="churned")
     assert rows[0][0]["direction"] == "still bad"
     wait_change(one, slave="s0", what="partner_churned_count", before="0", now="1")
