@@ -5,6 +5,7 @@ the kernel know of them. The agents run inside: an agent watches the namespace t
 import contextlib
 import ctypes
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -319,7 +320,12 @@ def test_speed(agent, inside, netns):
         (data,) = wait_data(one, ifname="tap0", linkstatus="linkStatusCarrierUp")
         was = data.get("speed_mbps")
         assert was in (10, 10000)  # before 6.15
-        agree(1000)
+        try:
+            agree(1000)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            pytest.skip("the speed of this kernel's taps cannot be set")
         back()
         (data,) = wait_data(one, changes=["carrier", "speed"])
         assert (data["speed_mbps"], data["speed_mbps_before"]) == (1000, was)
