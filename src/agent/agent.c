@@ -82,6 +82,7 @@ struct agent {
     int clock_fd; /* tells when the clock is set */
 
     struct wall_clock clock;
+    struct wall_clock monotonic; /* the same against CLOCK_MONOTONIC, for the kernel's programs */
     struct record_origin origin;
     char hostname[256];
     struct utsname uname;
@@ -280,12 +281,23 @@ static int on_sample(void *arg, void *data, size_t size)
     return 0;
 }
 
+static void tell_clock(struct agent *a)
+{
+    for (size_t i = 0; i < a->n_kinds; i++)
+        if (a->kinds[i].loaded)
+            clock_tell(&a->monotonic, &a->kinds[i].common->clock);
+}
+
 static void look_at_clock(struct agent *a)
 {
-    if (clock_was_set(a->clock_fd))
+    if (clock_was_set(a->clock_fd)) {
         clock_stepped(&a->clock);
-    else
+        clock_stepped(&a->monotonic);
+    } else {
         clock_update(&a->clock);
+        clock_update(&a->monotonic);
+    }
+    tell_clock(a);
 }
 
 static int on_clock_set(void *arg, uint32_t revents)
@@ -1090,6 +1102,8 @@ static int begin(struct agent *a)
     if (!a->started_ns)
         a->started_ns = clock_now_ns(CLOCK_REALTIME);
     clock_update(&a->clock);
+    clock_update(&a->monotonic);
+    tell_clock(a);
     configure_kinds(a, false);
     own_sockets_watch(a->own, a->kinds, a->n_kinds);
     for (size_t i = 0; i < a->n_kinds; i++) {
@@ -1281,6 +1295,7 @@ int agent_run(int channel, const struct config *config, const struct config *bef
         .clock_fd = -1,
         .sysrq = -1,
         .kallsyms = -1,
+        .monotonic.base = CLOCK_MONOTONIC,
     };
     a->options = config_section(config, "agent");
     a->store_options = config_section(config, "store");

@@ -25,15 +25,20 @@ uint64_t clock_now_ns(int clockid)
     return (uint64_t)now.tv_sec * NS_PER_SEC + (uint64_t)now.tv_nsec;
 }
 
+static clockid_t base_of(const struct wall_clock *clock)
+{
+    return clock->base ? clock->base : CLOCK_BOOTTIME;
+}
+
 void clock_update(struct wall_clock *clock)
 {
     uint64_t best_width = UINT64_MAX, best_boot = 0;
     int64_t best_offset = 0;
 
     for (unsigned i = 0; i < SAMPLE_TRIES && best_width > SAMPLE_GOOD_NS; i++) {
-        uint64_t before = clock_now_ns(CLOCK_BOOTTIME);
+        uint64_t before = clock_now_ns(base_of(clock));
         uint64_t real = clock_now_ns(CLOCK_REALTIME);
-        uint64_t width = clock_now_ns(CLOCK_BOOTTIME) - before;
+        uint64_t width = clock_now_ns(base_of(clock)) - before;
 
         if (width < best_width) {
             best_width = width;
@@ -47,7 +52,7 @@ void clock_update(struct wall_clock *clock)
 
 void clock_stepped(struct wall_clock *clock)
 {
-    clock->checked_boot_ns = MAX(clock->checked_boot_ns, clock_now_ns(CLOCK_BOOTTIME));
+    clock->checked_boot_ns = MAX(clock->checked_boot_ns, clock_now_ns(base_of(clock)));
     clock_update(clock);
 }
 
@@ -94,6 +99,38 @@ void clock_update_with(struct wall_clock *clock, uint64_t boot_ns, int64_t offse
     }
     clock->steps[clock->n_steps++] = step;
     clock->checked_boot_ns = boot_ns;
+}
+
+/** Whole seconds: the two are read one after the other. */
+static int64_t read_tai(void)
+{
+    int64_t real = (int64_t)clock_now_ns(CLOCK_REALTIME);
+    int64_t distance = (int64_t)clock_now_ns(CLOCK_TAI) - real + (int64_t)NS_PER_SEC / 2;
+
+    return distance - distance % (int64_t)NS_PER_SEC;
+}
+
+void clock_tell(const struct wall_clock *clock, volatile struct wire_clock *live)
+{
+    const struct clock_offset *newest;
+    volatile struct wire_clock_step *told;
+    int64_t change;
+
+    assert(clock->base == CLOCK_MONOTONIC && clock->n_steps > 0);
+    newest = &clock->steps[clock->n_steps - 1];
+    told = &live->steps[(live->n - 1) % WIRE_CLOCK_STEPS];
+    change = newest->offset_ns - told->offset_ns;
+    if (live->n > 0 && change >= -STEP_MIN_NS && change <= STEP_MIN_NS) {
+        told->offset_ns = newest->offset_ns;
+    } else {
+        told = &live->steps[live->n % WIRE_CLOCK_STEPS];
+        told->since_ns = newest->since_boot_ns;
+        told->offset_ns = newest->offset_ns;
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        live->n = live->n + 1;
+    }
+    live->offset_ns = newest->offset_ns;
+    live->tai_ns = read_tai();
 }
 
 uint64_t clock_realtime(const struct wall_clock *clock, uint64_t boot_ns)

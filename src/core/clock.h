@@ -10,11 +10,12 @@
 #include <time.h>
 
 #include "core/base.h"
+#include "core/wire.h"
 
 #define CLOCK_STEPS_MAX 16
 
 struct clock_offset {
-    uint64_t since_boot_ns; /* from this CLOCK_BOOTTIME on ... */
+    uint64_t since_boot_ns; /* from this CLOCK_BOOTTIME (wall_clock.base) on ... */
     int64_t offset_ns;      /* ... CLOCK_REALTIME - CLOCK_BOOTTIME was this */
 };
 
@@ -22,6 +23,8 @@ struct wall_clock {
     struct clock_offset steps[CLOCK_STEPS_MAX]; /* oldest first */
     unsigned n_steps;
     uint64_t checked_boot_ns; /* the last offset was still true then */
+    clockid_t base; /* 0: CLOCK_BOOTTIME. CLOCK_MONOTONIC: that instead, wherever it says `boot`;
+                     * a suspend is a step then, as are changes of the clock */
 };
 
 /** Samples the clocks; a step of more than 1 ms opens a new entry, less is slewing and is followed.
@@ -31,6 +34,9 @@ void clock_update(struct wall_clock *clock);
 void clock_stepped(struct wall_clock *clock);
 /** The same as clock_update() with given readings, for tests. */
 void clock_update_with(struct wall_clock *clock, uint64_t boot_ns, int64_t offset_ns);
+/** Tells the kernel's programs (live memory) what a clock with the base CLOCK_MONOTONIC knows. What
+ * another agent has told them before stays. */
+void clock_tell(const struct wall_clock *clock, volatile struct wire_clock *live);
 /** CLOCK_BOOTTIME ns of an event to CLOCK_REALTIME ns. */
 uint64_t clock_realtime(const struct wall_clock *clock, uint64_t boot_ns);
 

@@ -288,9 +288,74 @@ static void test_nobody_sets_the_clock(void **state)
     assert_false(clock_was_set(-1));
 }
 
+static void test_tell(void **state)
+{
+    struct wall_clock clock = {.base = CLOCK_MONOTONIC}, next = {.base = CLOCK_MONOTONIC};
+    struct wire_clock live = {};
+
+    (void)state;
+    clock_update_with(&clock, 100, (int64_t)SEC(1000));
+    clock_tell(&clock, &live);
+    assert_int_equal(live.n, 1);
+    assert_int_equal(live.steps[0].since_ns, 100);
+    assert_int_equal(live.offset_ns, SEC(1000));
+
+    /* slewing is followed */
+    clock_update_with(&clock, 200, (int64_t)SEC(1000) + 500);
+    clock_tell(&clock, &live);
+    assert_int_equal(live.n, 1);
+    assert_int_equal(live.steps[0].offset_ns, SEC(1000) + 500);
+    assert_int_equal(live.offset_ns, SEC(1000) + 500);
+
+    /* a step, from the last look on; what was before stays */
+    clock_update_with(&clock, 300, (int64_t)SEC(400));
+    clock_tell(&clock, &live);
+    assert_int_equal(live.n, 2);
+    assert_int_equal(live.steps[0].since_ns, 100);
+    assert_int_equal(live.steps[0].offset_ns, SEC(1000) + 500);
+    assert_int_equal(live.steps[1].since_ns, 201);
+    assert_int_equal(live.steps[1].offset_ns, SEC(400));
+    assert_int_equal(live.offset_ns, SEC(400));
+
+    /* another agent that goes on knows only the present */
+    clock_update_with(&next, 400, (int64_t)SEC(400));
+    clock_tell(&next, &live);
+    assert_int_equal(live.n, 2);
+    assert_int_equal(live.steps[1].since_ns, 201);
+
+    /* of more than there is room for, the newest */
+    for (unsigned i = 0; i < WIRE_CLOCK_STEPS; i++) {
+        clock_update_with(&next, 500 + i, (int64_t)SEC(i));
+        clock_tell(&next, &live);
+    }
+    assert_int_equal(live.n, 2 + WIRE_CLOCK_STEPS);
+    assert_int_equal(live.steps[(live.n - 1) % WIRE_CLOCK_STEPS].offset_ns,
+                     SEC(WIRE_CLOCK_STEPS - 1));
+    assert_int_equal(live.steps[(live.n - WIRE_CLOCK_STEPS) % WIRE_CLOCK_STEPS].offset_ns, 0);
+}
+
+/** The real clocks, as the agent looks at them. */
+static void test_tell_now(void **state)
+{
+    struct wall_clock clock = {.base = CLOCK_MONOTONIC};
+    struct wire_clock live = {};
+    int64_t distance;
+
+    (void)state;
+    clock_update(&clock);
+    clock_tell(&clock, &live);
+    distance = (int64_t)(clock_now_ns(CLOCK_REALTIME) - clock_now_ns(CLOCK_MONOTONIC));
+    assert_true(llabs(live.offset_ns - distance) < (int64_t)NS_PER_SEC);
+    distance = (int64_t)(clock_now_ns(CLOCK_TAI) - clock_now_ns(CLOCK_REALTIME));
+    assert_true(llabs(live.tai_ns - distance) < (int64_t)NS_PER_SEC / 2);
+    assert_int_equal(live.tai_ns % (int64_t)NS_PER_SEC, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tell),
+        cmocka_unit_test(test_tell_now),
         cmocka_unit_test(test_told_of_a_step),
         cmocka_unit_test(test_nobody_sets_the_clock),
         cmocka_unit_test(test_formats),

@@ -132,6 +132,24 @@ struct wire_symbol {
     __u64 address; /* filled in before the object is loaded; 0: it is not known */
 };
 
+#define WIRE_CLOCK_STEPS 8
+
+/**
+ * CLOCK_REALTIME, of which the kernel's programs can read no clock: how it lay to CLOCK_MONOTONIC,
+ * before and after each step that was seen. The agent keeps it; it only ever writes the newest
+ * entry and then `n`, so that the others can be read at any time.
+ */
+struct wire_clock {
+    __s64 offset_ns; /* CLOCK_REALTIME - CLOCK_MONOTONIC now: that of the newest entry */
+    __s64 tai_ns;    /* CLOCK_TAI - CLOCK_REALTIME now */
+    __u32 n;         /* entries so far; entry i is steps[i % WIRE_CLOCK_STEPS]. 0: not known yet */
+    __u32 pad;
+    struct wire_clock_step {
+        __u64 since_ns;  /* CLOCK_MONOTONIC: from then on, and ... */
+        __s64 offset_ns; /* ... until the next entry, the distance was this */
+    } steps[WIRE_CLOCK_STEPS];
+};
+
 /* One event is met by the programs of two objects within this time; the same address within this
  * time is the same event. */
 #define WIRE_SAME_EVENT_NS 10000000
@@ -148,6 +166,7 @@ struct wire_common {
     __u32 retires;    /* this is the one that ends then */
     __u32 pad;
     struct wire_own_socket own[WIRE_OWN_MAX];
+    struct wire_clock clock;
 };
 
 #endif

@@ -658,6 +658,7 @@ void kind_exchange(struct kind *before, struct kind *now)
     const bool both = before->common && now->common;
 
     if (both) {
+        now->common->clock = before->common->clock;
         set_taken_over(now, 0);
         set(&before->common->retires, 1);
         set(&before->common->exchanging, 1);
