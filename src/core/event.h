@@ -250,6 +250,12 @@ struct event {
     /** How often the hook that is `polled` looks, at most (it takes no more than a fiftieth of a
      * CPU's time). ns. NULL: there is none. */
     uint64_t (*poll_ns)(const void *options);
+    /**
+     * Opens what has to be open while the hooks are attached, such as a socket for whose sake the
+     * kernel does more. Returns a descriptor, which the root part closes with the hooks, or a
+     * negative errno: the kind is watched all the same. NULL: nothing.
+     */
+    int (*hold)(void);
     /** The name of a filter rule, as in `filtered_by`; "" if it is switched off, NULL if there is
      * none of that index. Rule 0 is always "own" (the agent's own traffic). */
     const char *(*rule_name)(const void *options, unsigned index);

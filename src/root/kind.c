@@ -566,6 +566,22 @@ int kind_try(const struct event *event, const struct event_options *options, uns
     return r;
 }
 
+/** Not while a way is only tried: it is for those who watch. */
+static void hold(struct kind *kind)
+{
+    int fd = kind->event->hold ? kind->event->hold() : -ENODATA;
+
+    if (fd == -ENODATA)
+        return;
+    if (fd < 0) {
+        log_warning("%s: opening what it needs beside its hooks failed: %s; it sees less without",
+                    kind->event->name, strerror(-fd));
+        return;
+    }
+    kind->held = fd;
+    kind->holds = true;
+}
+
 int kind_open(struct kind *kind, const struct event *event, const struct event_options *options,
               const struct kind *before)
 {
@@ -604,7 +620,10 @@ int kind_open(struct kind *kind, const struct event *event, const struct event_o
         if (kind->hooks[h].chosen < 0 && !event->hooks[h].optional)
             give_up(kind, h);
     kind->before = NULL;
-    return kind->object ? 0 : -EOPNOTSUPP;
+    if (!kind->object)
+        return -EOPNOTSUPP;
+    hold(kind);
+    return 0;
 }
 
 bool kind_needs_reopening(const struct event_options *before, const struct event_options *now)
@@ -685,6 +704,9 @@ void kind_detach(struct kind *kind)
         kind->source->close(kind->source_state);
     kind->source_state = NULL;
     kind->iterator = kind->polled = NULL;
+    if (kind->holds)
+        close(kind->held);
+    kind->holds = false;
     while (kind->n_links)
         bpf_link__destroy(kind->links[--kind->n_links]);
     for (unsigned h = 0; h < KIND_HOOKS_MAX; h++) {
