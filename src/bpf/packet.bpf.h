@@ -230,14 +230,13 @@ static __always_inline void packet_read_route(struct packet *p, unsigned long re
         p->netns = netns;
 }
 
-/** Fills a zeroed packet. */
-static __always_inline void packet_read(struct packet *p, struct sk_buff *skb, bool typed,
-                                        struct sock *given)
+/** Fills a zeroed packet; `network` is where its IP header begins, behind sk_buff.head. */
+static __always_inline void packet_read_at(struct packet *p, struct sk_buff *skb, bool typed,
+                                           struct sock *given, __u64 network)
 {
     unsigned char *head = SKB_FIELD(skb, typed, head);
     struct net_device *dev = SKB_FIELD(skb, typed, dev);
     struct sock *sk = SKB_FIELD(skb, typed, sk);
-    __u16 network = SKB_FIELD(skb, typed, network_header);
     __u16 transport = SKB_FIELD(skb, typed, transport_header);
     bool have_header;
 
@@ -267,6 +266,12 @@ static __always_inline void packet_read(struct packet *p, struct sk_buff *skb, b
         packet_read_device(p, dev);
     if (!p->netns)
         packet_read_route(p, SKB_FIELD(skb, typed, _skb_refdst));
+}
+
+static __always_inline void packet_read(struct packet *p, struct sk_buff *skb, bool typed,
+                                        struct sock *given)
+{
+    packet_read_at(p, skb, typed, given, SKB_FIELD(skb, typed, network_header));
 }
 
 /** Whether it is the agent's own traffic. */

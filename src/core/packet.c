@@ -81,6 +81,49 @@ int packet_flag_value(const char *name)
     return -1;
 }
 
+static bool prefix_bits(const char *text, unsigned long max, unsigned long *ret)
+{
+    unsigned long bits;
+    char *end;
+
+    if (*text < '0' || *text > '9')
+        return false;
+    bits = strtoul(text, &end, 10);
+    if (*end || bits > max)
+        return false;
+    *ret = bits;
+    return true;
+}
+
+bool packet_network_value(const char *text, __u8 addr[16], __u8 mask[16])
+{
+    char host[INET6_ADDRSTRLEN + 1];
+    const char *slash = strchr(text, '/');
+    unsigned long bits, max;
+
+    snprintf(host, sizeof(host), "%.*s", slash ? (int)(slash - text) : (int)strlen(text), text);
+    memset(addr, 0, 16);
+    if (inet_pton(AF_INET, host, addr + 12) == 1) {
+        addr[10] = addr[11] = 0xff;
+        max = 32;
+    } else if (inet_pton(AF_INET6, host, addr) == 1) {
+        max = 128;
+    } else {
+        return false;
+    }
+    bits = max;
+    if (slash && !prefix_bits(slash + 1, max, &bits))
+        return false;
+    bits += 128 - max;
+    for (unsigned i = 0; i < 16; i++) {
+        unsigned here = bits > i * 8 ? (unsigned)MIN(bits - i * 8, 8UL) : 0;
+
+        mask[i] = (__u8)(0xff00 >> here);
+        addr[i] &= mask[i];
+    }
+    return true;
+}
+
 void packet_addr_text(const __u8 addr[16], char ret[PACKET_TEXT_MAX])
 {
     struct in6_addr v6;
@@ -118,7 +161,7 @@ void packet_record_addresses(struct record *r, const struct packet *p)
 
 void packet_record_context(struct record *r, const struct packet *p, const struct decode *d)
 {
-    static const char *const sockets[] = {"none", "skb", "given"};
+    static const char *const sockets[] = {"none", "skb", "given", "read"};
     const char *protocol = packet_protocol_name(p->protocol);
     int ifindex = p->ifindex ? p->ifindex : p->iif;
     char flags[PACKET_TEXT_MAX], device[sizeof(p->device)];
@@ -126,7 +169,7 @@ void packet_record_context(struct record *r, const struct packet *p, const struc
     memcpy(device, p->device, sizeof(device));
     if (!*device && ifindex && d->device_name) /* TCP forgets it once it has found the socket */
         d->device_name(p->netns, ifindex, device);
-    record_str(r, "direction", p->iif ? "rx" : "tx", SIZE_MAX);
+    record_str(r, "direction", p->iif || p->socket == PACKET_SOCKET_READ ? "rx" : "tx", SIZE_MAX);
     record_str(r, "device", device, sizeof(device));
     record_i64(r, "ifindex", ifindex);
     record_u64(r, "netns", p->netns);
@@ -138,7 +181,7 @@ void packet_record_context(struct record *r, const struct packet *p, const struc
     packet_flags_text(p->tcp_flags, flags);
     record_str(r, "tcp_flags", flags, sizeof(flags));
     record_u64(r, "payload_len", p->payload_len);
-    record_str(r, "socket", sockets[MIN(p->socket, (__u8)PACKET_SOCKET_GIVEN)], SIZE_MAX);
+    record_str(r, "socket", sockets[MIN(p->socket, (__u8)PACKET_SOCKET_READ)], SIZE_MAX);
     if (p->socket != PACKET_SOCKET_NONE && p->socket_inode) {
         record_u64(r, "socket_uid", p->socket_uid);
         record_u64(r, "socket_inode", p->socket_inode);

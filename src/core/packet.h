@@ -10,6 +10,7 @@ enum packet_socket {
     PACKET_SOCKET_NONE,
     PACKET_SOCKET_SKB,   /* sk_buff.sk */
     PACKET_SOCKET_GIVEN, /* the kernel names it beside the packet */
+    PACKET_SOCKET_READ,  /* there is no packet any more: somebody has read it from this socket */
 };
 
 /**
@@ -65,6 +66,9 @@ int packet_protocol_value(const char *name);
 #define PACKET_TEXT_MAX 64
 /** `SYN|ACK`. */
 void packet_flags_text(unsigned tcp_flags, char ret[PACKET_TEXT_MAX]);
+/** An address or a network as an operator writes it (10.1.2.3, 10.0.0.0/8, 2001:db8::/32), in 16
+ * bytes, IPv4 mapped; what is outside the mask is 0. */
+bool packet_network_value(const char *text, __u8 addr[16], __u8 mask[16]);
 /** The bit of a flag's name, or -1. */
 int packet_flag_value(const char *name);
 /** `10.0.0.1`, `2001:db8::1`. */

@@ -221,7 +221,7 @@ static void test_record(void **state)
     assert_fields(&p, "{\"saddr\":\"::\",\"daddr\":\"::\",\"sport\":0,\"dport\":0,"
                       "\"direction\":\"rx\",\"device\":\"0-7\",\"ifindex\":7,\"netns\":0,"
                       "\"family\":\"ipv4\",\"protocol\":\"0\",\"tcp_flags\":\"\","
-                      "\"payload_len\":0,\"socket\":\"given\"}");
+                      "\"payload_len\":0,\"socket\":\"read\"}");
 }
 
 int main(void)

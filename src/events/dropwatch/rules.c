@@ -2,7 +2,6 @@
 
 #include "events/dropwatch/rules.h"
 
-#include <arpa/inet.h>
 #include <ctype.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -133,35 +132,6 @@ static bool parse_number(const char *text, unsigned long max, unsigned long *ret
     return true;
 }
 
-static bool parse_network(const char *text, uint8_t addr[16], uint8_t mask[16])
-{
-    char host[WORD_MAX];
-    const char *slash = strchr(text, '/');
-    unsigned long bits, max;
-
-    snprintf(host, sizeof(host), "%.*s", slash ? (int)(slash - text) : (int)strlen(text), text);
-    memset(addr, 0, 16);
-    if (inet_pton(AF_INET, host, addr + 12) == 1) {
-        addr[10] = addr[11] = 0xff;
-        max = 32;
-    } else if (inet_pton(AF_INET6, host, addr) == 1) {
-        max = 128;
-    } else {
-        return false;
-    }
-    bits = max;
-    if (slash && !parse_number(slash + 1, max, &bits))
-        return false;
-    bits += 128 - max;
-    for (unsigned i = 0; i < 16; i++) {
-        unsigned here = bits > i * 8 ? MIN(bits - i * 8, 8UL) : 0;
-
-        mask[i] = (uint8_t)(0xff00 >> here);
-        addr[i] &= mask[i];
-    }
-    return true;
-}
-
 static bool set_addr(struct dropwatch_row *row, const uint8_t addr[16], const uint8_t mask[16],
                      bool source)
 {
@@ -180,7 +150,7 @@ static const char *parse_addr(struct rule *rule, const char *key, const char *te
     static const uint8_t mapped[12] = {[10] = 0xff, 0xff};
     uint8_t addr[16], mask[16];
 
-    if (!parse_network(text, addr, mask))
+    if (!packet_network_value(text, addr, mask))
         return "an address is written as 10.1.2.3, 10.0.0.0/8, 2001:db8::1 or 2001:db8::/32";
     /* A short IPv6 prefix such as ::/0 would cover the mapped IPv4 addresses too. */
     if (memcmp(addr, mapped, sizeof(mapped)) != 0 &&
