@@ -188,8 +188,15 @@ struct socket_alloc {
     struct inode vfs_inode;
 };
 
+struct sk_buff;
+
+struct sk_buff_head {
+    struct sk_buff *next; /* the head itself: it is empty */
+};
+
 struct sock {
     struct sock_common __sk_common;
+    struct sk_buff_head sk_receive_queue;
     struct socket *sk_socket;
     kuid_t sk_uid;
     __u32 sk_max_ack_backlog;
@@ -203,6 +210,7 @@ struct inet_sock {
 
 struct tcp_sock {
     __u32 rcv_nxt;
+    __u32 copied_seq; /* what is read next */
 };
 
 struct sock___before_5_15 {
@@ -214,16 +222,33 @@ struct dst_entry {
 };
 
 struct sk_buff {
+    __s64 tstamp;              /* ns; 0: none. Of which clock: below */
     unsigned long _skb_refdst; /* of a struct dst_entry; the lowest bit is a flag (SKB_DST_NOREF) */
     struct net_device *dev;
     struct sock *sk;
+    char cb[48]; /* of whoever has the packet, in TCP a struct tcp_skb_cb */
     unsigned int len;
+    unsigned int truesize;
     __u16 queue_mapping;
     int skb_iif;
     __be16 protocol;
     __u16 transport_header;
     __u16 network_header;
     unsigned char *head;
+    unsigned char *data;
+};
+
+struct sk_buff___mono_delivery_time { /* 5.18 to 6.10, a1ac9c8acec1 */
+    __u8 mono_delivery_time : 1;      /* tstamp: CLOCK_MONOTONIC, else CLOCK_REALTIME */
+};
+
+struct sk_buff___tstamp_type { /* 6.11+, 4d25ca2d6801 */
+    __u8 tstamp_type : 2;      /* tstamp: enum skb_tstamp_type */
+};
+
+struct tcp_skb_cb {
+    __u32 seq;
+    __u32 end_seq;
 };
 
 /* include/trace/events/skb.h */
