@@ -40,7 +40,14 @@ struct nsproxy {
     struct net *net_ns;
 };
 
+/* Of the last tenth of a second, in RX_SHARE: kernel/sched/pelt.c halves what is 32 ms old. */
+struct sched_avg {
+    unsigned long runnable_avg; /* 5.7+: it ran or waited for a CPU */
+    unsigned long util_avg;     /* it ran */
+};
+
 struct sched_entity {
+    struct sched_avg avg;
     __u64 sum_exec_runtime;      /* ns, as of the last tick or switch */
     __u64 prev_sum_exec_runtime; /* ns, as of when it was put on a CPU last */
 };
@@ -82,12 +89,42 @@ struct {
     __type(value, struct reading);
 } readings SEC(".maps");
 
+/* What is being told: one interrupt may come on top of another that does. Not on the stack, as
+ * there the verifier would follow each way to fill it to the end. */
+#define NESTED_MAX 4
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, NESTED_MAX);
+    __type(key, __u32);
+    __type(value, struct packet);
+} packets SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u32); /* how many of them are in use */
+} nested SEC(".maps");
+
+/** Of late packets and sockets only the address is handed on, as a number. */
 struct finding {
+    __u64 skb;      /* 0: there is only the socket */
+    __u64 sk;       /* 0: not known */
     __u64 stamp_ns; /* as it is in the packet */
     __u64 latency_ns;
     __u32 where;
     __u32 since;
 };
+
+/** An argument of the hook as a number, which the verifier does not take for a pointer. */
+static __always_inline __u64 address(__u64 *ctx, __u32 argument)
+{
+    __u64 value = 0;
+
+    bpf_probe_read_kernel(&value, sizeof(value), &ctx[argument]);
+    return value;
+}
 
 /* --- clocks */
 
@@ -128,8 +165,9 @@ static __always_inline bool live_offset(__s64 *ret)
     return false;
 }
 
-/** The whole truth about a stamp of CLOCK_REALTIME that looks old. */
-static __always_inline __u64 realtime_age(__u64 stamp, __u64 now)
+/** The whole truth about a stamp of CLOCK_REALTIME that looks old. A global function is verified
+ * once, not once for every path that leads to a call. */
+__noinline __u64 realtime_age(__u64 stamp, __u64 now)
 {
     __s64 offset = 0;
     bool live = live_offset(&offset);
@@ -191,29 +229,31 @@ static __always_inline int filter_rule(const struct packet *p, const struct find
     return first_match(facts);
 }
 
-/** For how long the current task has been running since it was put on this CPU; false: not known.
- */
-static __always_inline bool read_ran(__u64 *ret)
+/** What the scheduler knows of the current task. It keeps none of it for real-time tasks. */
+static __always_inline void read_reader(struct net_rx_latency_wire *e)
 {
     struct task_struct___reader *task = (void *)bpf_get_current_task();
     __u64 sum, before;
 
     if (!bpf_core_field_exists(struct sched_entity, prev_sum_exec_runtime) ||
-        BPF_CORE_READ(task, prio) < RT_PRIO_MAX) /* not kept for them */
-        return false;
+        !bpf_core_field_exists(struct sched_avg, runnable_avg) ||
+        BPF_CORE_READ(task, prio) < RT_PRIO_MAX)
+        return;
     sum = BPF_CORE_READ(task, se.sum_exec_runtime);
     before = BPF_CORE_READ(task, se.prev_sum_exec_runtime);
-    *ret = sum > before ? sum - before : 0;
-    return true;
+    e->ran_ns = sum > before ? sum - before : 0;
+    e->ran_share = BPF_CORE_READ(task, se.avg.util_avg);
+    e->runnable_share = BPF_CORE_READ(task, se.avg.runnable_avg);
+    e->reader_known = 1;
 }
 
 /** What is received is told from a packet's view, also where only the socket is left. */
-static __always_inline bool read_socket_only(struct packet *p, struct sock *sk)
+static __always_inline void read_socket_only(struct packet *p, struct sock *sk)
 {
     struct packet own = {};
 
     if (!packet_read_socket(&own, sk, false))
-        return false;
+        return;
     *p = own;
     __builtin_memcpy(p->saddr, own.daddr, 16);
     __builtin_memcpy(p->daddr, own.saddr, 16);
@@ -223,118 +263,133 @@ static __always_inline bool read_socket_only(struct packet *p, struct sock *sk)
     p->socket = PACKET_SOCKET_READ;
     if (p->protocol == PROTO_TCP)
         p->seq = BPF_CORE_READ((struct tcp_sock *)sk, copied_seq);
-    return true;
 }
 
-static __always_inline bool read_flow(struct packet *p, struct sk_buff *skb, struct sock *sk,
-                                      const struct finding *f)
+/** Global, as realtime_age(): fills the packet at that place. */
+__noinline int read_flow(__u64 skb_address, __u64 sk_address, __u32 where, __u32 place)
 {
+    struct packet *p = bpf_map_lookup_elem(&packets, &place);
+    struct sk_buff *skb = (void *)skb_address;
+    struct sock *sk = (void *)sk_address;
     struct task_struct___reader *task;
 
-    if (!skb)
-        return sk && read_socket_only(p, sk);
-    if (f->where == RX_TO_NETIF_RCV) {
+    if (!p)
+        return 0;
+    __builtin_memset(p, 0, sizeof(*p));
+    if (!skb) {
+        read_socket_only(p, sk);
+    } else if (where == RX_TO_NETIF_RCV) {
         /* Nobody has told yet where the header is: it is next. */
         packet_read_at(p, skb, false, NULL, BPF_CORE_READ(skb, data) - BPF_CORE_READ(skb, head));
         p->iif = p->iif ? p->iif : p->ifindex;
     } else {
         packet_read(p, skb, false, sk);
     }
-    if (!p->netns && f->where == RX_TO_USER_COPY) { /* UDP lets go of device and route */
+    if (!p->netns && where == RX_TO_USER_COPY) { /* UDP lets go of device and route */
         task = (void *)bpf_get_current_task();
         p->netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
     }
     return p->protocol == PROTO_TCP || p->protocol == PROTO_UDP;
 }
 
-static __noinline int tell(void *ctx, struct sk_buff *skb, struct sock *sk, struct finding *f)
+static __always_inline void tell_in(void *ctx, const struct finding *f, __u32 place)
 {
+    struct packet *p = bpf_map_lookup_elem(&packets, &place);
     struct net_rx_latency_wire *e;
     struct wire_counters *c;
     struct wire_key key = {};
-    struct packet p = {};
     __u64 now, window_id, *noted;
     __u32 nth, where = f->where;
     int rule;
 
-    if (where >= RX_WHERE_NR || !read_flow(&p, skb, sk, f))
-        return 0;
+    if (!p || where >= RX_WHERE_NR || !read_flow(f->skb, f->sk, where, place))
+        return;
     c = event_counters();
     /* A packet may come to all of the stages within the time of one event. */
-    if (!c || !event_is_ours((void *)((__u64)(skb ? (void *)skb : (void *)sk) + where)))
-        return 0;
+    if (!c || !event_is_ours((void *)((f->skb ? f->skb : f->sk) + where)))
+        return;
     COUNT(c->seen);
-    rule = filter_rule(&p, f);
+    rule = filter_rule(p, f);
     if (rule >= 0) {
         event_filtered(c, rule);
-        return 0;
+        return;
     }
 
     key.what = where;
-    packet_key(&p, key.words);
+    packet_key(p, key.words);
     now = bpf_ktime_get_boot_ns();
     if (!event_window(c, &key, now, &window_id, &nth))
-        return 0;
+        return;
 
     e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
     if (!e) {
         event_lost(c, WIRE_LOST_RING_FULL);
-        return 0;
+        return;
     }
-    e->packet = p;
+    e->packet = *p;
     e->latency_ns = f->latency_ns;
     e->threshold_ns = settings.threshold_ns[where];
     e->delivered_ns = e->ran_ns = 0;
+    e->ran_share = e->runnable_share = 0;
     e->where = where;
     e->since = f->since;
-    e->ran_known = 0;
-    __builtin_memset(e->pad, 0, sizeof(e->pad));
+    e->reader_known = 0;
+    e->pad = 0;
     if (where == RX_TO_USER_COPY) {
         noted = bpf_map_lookup_elem(&delivered, &f->stamp_ns);
         if (noted)
             e->delivered_ns = *noted;
-        e->ran_known = read_ran(&e->ran_ns);
+        read_reader(e);
     }
     event_head(ctx, &e->head, now, window_id, nth);
     COUNT(c->sent);
     bpf_ringbuf_submit(e, 0);
+}
+
+static __noinline int tell(void *ctx, const struct finding *f)
+{
+    __u32 zero = 0, place, *depth = bpf_map_lookup_elem(&nested, &zero);
+
+    if (!depth)
+        return 0;
+    place = *depth & (NESTED_MAX - 1);
+    *depth = *depth + 1;
+    tell_in(ctx, f, place);
+    *depth = *depth - 1;
     return 0;
 }
 
 /* --- packets on their way up */
 
-static __noinline int arrived_late(void *ctx, struct sk_buff *skb, struct sock *sk, __u32 where)
+/** 0: it is not late, or not for us. */
+__noinline __u64 arrival_latency(__u64 skb_address, __u32 where)
 {
-    __u64 now = bpf_ktime_get_ns(), latency;
-    struct finding f = {.where = where};
+    struct sk_buff *skb = (void *)skb_address;
+    __u64 now = bpf_ktime_get_ns(), stamp, latency;
     __u32 clock = stamp_clock(skb, false);
     __be16 protocol;
 
-    if (where >= RX_WHERE_NR)
+    if (where >= RX_WHERE_NR || clock > STAMP_MONOTONIC)
         return 0;
-    f.stamp_ns = BPF_CORE_READ(skb, tstamp);
+    stamp = BPF_CORE_READ(skb, tstamp);
     if (clock == STAMP_MONOTONIC) {
-        latency = now - f.stamp_ns;
-        f.since = RX_SINCE_SENT;
-    } else if (clock == STAMP_REALTIME) {
-        latency = realtime_age(f.stamp_ns, now);
-        f.since = RX_SINCE_RECEIVED;
-        if (latency >= RX_NOTE_NS)
-            bpf_map_update_elem(&delivered, &f.stamp_ns, &latency, BPF_ANY);
+        latency = now - stamp;
     } else {
-        return 0;
+        latency = realtime_age(stamp, now);
+        if (latency >= RX_NOTE_NS)
+            bpf_map_update_elem(&delivered, &stamp, &latency, BPF_ANY);
     }
     protocol = BPF_CORE_READ(skb, protocol);
     if (latency < settings.threshold_ns[where] ||
         (protocol != bpf_htons(ETH_P_IP) && protocol != bpf_htons(ETH_P_IPV6)))
         return 0;
-    f.latency_ns = latency;
-    return tell(ctx, skb, sk, &f);
+    return latency;
 }
 
-static __always_inline int on_arrival(void *ctx, struct sk_buff *skb, struct sock *sk, bool typed,
+static __always_inline int on_arrival(__u64 *ctx, struct sk_buff *skb, bool typed,
                                       enum rx_where where)
 {
+    struct finding f = {.where = where};
     __u64 stamp, now;
 
     if (!event_watched())
@@ -347,70 +402,60 @@ static __always_inline int on_arrival(void *ctx, struct sk_buff *skb, struct soc
         /* One that is to be sent later lies in the future. */
         if ((__s64)(now - stamp) < (__s64)settings.threshold_ns[where])
             return 0;
+        f.since = RX_SINCE_SENT;
     } else if (!may_be_late(stamp, now, settings.look_ns[where])) {
         return 0;
     }
-    return arrived_late(ctx, skb, sk, where);
+    f.skb = address(ctx, where == RX_TO_NETIF_RCV ? 0 : 1);
+    f.sk = where == RX_TO_NETIF_RCV ? 0 : address(ctx, 0);
+    f.stamp_ns = stamp;
+    f.latency_ns = arrival_latency(f.skb, where);
+    return f.latency_ns ? tell(ctx, &f) : 0;
 }
 
 SEC("?tp_btf/netif_receive_skb")
 int typed_netif_receive_skb(__u64 *ctx)
 {
-    return on_arrival(ctx, (struct sk_buff *)ctx[0], NULL, true, RX_TO_NETIF_RCV);
+    return on_arrival(ctx, (struct sk_buff *)ctx[0], true, RX_TO_NETIF_RCV);
 }
 
 SEC("?raw_tp/netif_receive_skb")
 int raw_netif_receive_skb(__u64 *ctx)
 {
-    return on_arrival(ctx, (struct sk_buff *)ctx[0], NULL, false, RX_TO_NETIF_RCV);
+    return on_arrival(ctx, (struct sk_buff *)ctx[0], false, RX_TO_NETIF_RCV);
 }
 
 SEC("?tp_btf/tcp_probe")
 int typed_tcp_probe(__u64 *ctx)
 {
-    return on_arrival(ctx, (struct sk_buff *)ctx[1], (struct sock *)ctx[0], true, RX_TO_TCPV4_RCV);
+    return on_arrival(ctx, (struct sk_buff *)ctx[1], true, RX_TO_TCPV4_RCV);
 }
 
 SEC("?raw_tp/tcp_probe")
 int raw_tcp_probe(__u64 *ctx)
 {
-    return on_arrival(ctx, (struct sk_buff *)ctx[1], (struct sock *)ctx[0], false, RX_TO_TCPV4_RCV);
+    return on_arrival(ctx, (struct sk_buff *)ctx[1], false, RX_TO_TCPV4_RCV);
 }
 
 /* --- what is read from TCP sockets */
 
-/** Something was read that began to wait long ago: of the segment at the head of the queue, or, if
- * `skb` is NULL, of the last that came. */
-static __always_inline int tell_read(void *ctx, struct sk_buff *skb, struct sock *sk, __u64 stamp,
-                                     __u64 latency)
+/** Of the segment at the head of the queue, if it is read and has not been told. 0: no. */
+__noinline __u64 segment_latency(__u64 skb_address, __u64 sk_address)
 {
-    struct finding f = {
-        .stamp_ns = stamp,
-        .latency_ns = latency,
-        .where = RX_TO_USER_COPY,
-        .since = skb ? RX_SINCE_RECEIVED : RX_SINCE_SEGMENT,
-    };
-
-    return tell(ctx, skb, sk, &f);
-}
-
-static __noinline int tcp_read_late(void *ctx, struct sk_buff *skb, struct sock *sk)
-{
-    __u64 stamp = BPF_CORE_READ(skb, tstamp), latency, id = (__u64)sk;
-    struct tcp_skb_cb *cb =
-        (struct tcp_skb_cb *)((void *)skb + bpf_core_field_offset(struct sk_buff, cb));
+    struct sk_buff *skb = (void *)skb_address;
+    struct tcp_skb_cb *cb = (void *)(skb_address + bpf_core_field_offset(struct sk_buff, cb));
     struct reading fresh = {}, *reading;
     __u32 seq = BPF_CORE_READ(cb, seq), copied;
-    bool is_read, more;
+    __u64 latency;
+    bool more;
 
     if (stamp_clock(skb, false) != STAMP_REALTIME)
         return 0;
-    latency = realtime_age(stamp, bpf_ktime_get_ns());
+    latency = realtime_age(BPF_CORE_READ(skb, tstamp), bpf_ktime_get_ns());
     if (latency < settings.threshold_ns[RX_TO_USER_COPY])
         return 0;
-    copied = BPF_CORE_READ((struct tcp_sock *)sk, copied_seq);
-    is_read = (__s32)(copied - seq) > 0;
-    reading = bpf_map_lookup_elem(&readings, &id);
+    copied = BPF_CORE_READ((struct tcp_sock *)sk_address, copied_seq);
+    reading = bpf_map_lookup_elem(&readings, &sk_address);
     /* splice() has eaten what was before the head when it comes here; who peeks has not. */
     more = reading && reading->copied != copied;
     if (reading) {
@@ -419,56 +464,64 @@ static __noinline int tcp_read_late(void *ctx, struct sk_buff *skb, struct sock 
             return 0; /* the next part of it */
     }
     fresh.copied = copied;
-    if (is_read || more) {
+    if ((__s32)(copied - seq) > 0 || more) {
         fresh.told = seq;
         fresh.any_told = 1;
     }
-    bpf_map_update_elem(&readings, &id, &fresh, BPF_ANY);
-    return fresh.any_told ? tell_read(ctx, skb, sk, stamp, latency) : 0;
+    bpf_map_update_elem(&readings, &sk_address, &fresh, BPF_ANY);
+    return fresh.any_told ? latency : 0;
 }
 
 /** The reader is none that goes by recvmsg(), which has its segment in the queue still. Nobody
  * tells whether it has read anything; if it has read all, it was all of the last segment. */
-static __noinline int tcp_read_all(void *ctx, struct sock *sk)
+__noinline __u64 last_segment_latency(__u64 sk_address)
 {
-    __u32 copied = BPF_CORE_READ((struct tcp_sock *)sk, copied_seq), age;
+    __u32 copied = BPF_CORE_READ((struct tcp_sock *)sk_address, copied_seq), age;
     struct reading fresh = {.copied = copied}, *reading;
-    __u64 latency, id = (__u64)sk;
+    __u64 latency;
 
     if (!bpf_core_field_exists(struct inet_connection_sock, icsk_ack.lrcvtime))
         return 0;
-    reading = bpf_map_lookup_elem(&readings, &id);
+    reading = bpf_map_lookup_elem(&readings, &sk_address);
     if (!reading) {
-        bpf_map_update_elem(&readings, &id, &fresh, BPF_ANY);
+        bpf_map_update_elem(&readings, &sk_address, &fresh, BPF_ANY);
         return 0;
     }
     if (reading->copied == copied)
         return 0;
     reading->copied = copied;
     age = (__u32)bpf_jiffies64() -
-          BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_ack.lrcvtime);
+          BPF_CORE_READ((struct inet_connection_sock *)sk_address, icsk_ack.lrcvtime);
     latency = age * settings.tick_ns;
-    if (latency < settings.threshold_ns[RX_TO_USER_COPY] || (__s32)age < 0)
-        return 0;
-    return tell_read(ctx, NULL, sk, 0, latency);
+    return latency < settings.threshold_ns[RX_TO_USER_COPY] || (__s32)age < 0 ? 0 : latency;
 }
 
 #define SOCK_FIELD(sk, typed, field) ((typed) ? (sk)->field : BPF_CORE_READ(sk, field))
 
-static __always_inline int on_tcp_read(void *ctx, struct sock *sk, bool typed)
+static __always_inline int on_tcp_read(__u64 *ctx, struct sock *sk, bool typed)
 {
+    struct finding f = {.where = RX_TO_USER_COPY};
     struct sk_buff *skb;
-    __u64 stamp;
+    struct sock *late;
 
     if (!event_watched())
         return 0;
     skb = SOCK_FIELD(sk, typed, sk_receive_queue.next);
-    if ((void *)skb == (void *)&sk->sk_receive_queue)
-        return tcp_read_all(ctx, sk);
-    stamp = SKB_FIELD(skb, typed, tstamp);
-    if (!stamp || !may_be_late(stamp, bpf_ktime_get_ns(), settings.threshold_ns[RX_TO_USER_COPY]))
-        return 0;
-    return tcp_read_late(ctx, skb, sk);
+    if ((void *)skb == (void *)&sk->sk_receive_queue) {
+        f.since = RX_SINCE_SEGMENT;
+        f.sk = address(ctx, 0);
+        f.latency_ns = last_segment_latency(f.sk);
+    } else {
+        f.stamp_ns = SKB_FIELD(skb, typed, tstamp);
+        if (!f.stamp_ns ||
+            !may_be_late(f.stamp_ns, bpf_ktime_get_ns(), settings.threshold_ns[RX_TO_USER_COPY]))
+            return 0;
+        late = (void *)address(ctx, 0);
+        f.sk = (__u64)late;
+        f.skb = (__u64)BPF_CORE_READ(late, sk_receive_queue.next);
+        f.latency_ns = segment_latency(f.skb, f.sk);
+    }
+    return f.latency_ns ? tell(ctx, &f) : 0;
 }
 
 SEC("?tp_btf/tcp_rcv_space_adjust")
@@ -485,54 +538,48 @@ int raw_tcp_rcv_space_adjust(__u64 *ctx)
 
 /* --- datagrams that were read: the kernel has one place where it lets go of them */
 
-static __always_inline int datagram_read(void *ctx, struct sk_buff *skb, struct sock *sk,
-                                         __u64 stamp)
-{
-    struct finding f = {
-        .where = RX_TO_USER_COPY,
-        .since = RX_SINCE_RECEIVED,
-        .stamp_ns = stamp,
-        .latency_ns = realtime_age(stamp, bpf_ktime_get_ns()),
-    };
-
-    if (f.latency_ns < settings.threshold_ns[RX_TO_USER_COPY])
-        return 0;
-    return tell(ctx, skb, sk, &f);
-}
-
 static __always_inline bool may_be_read_late(__u64 stamp)
 {
     return stamp && may_be_late(stamp, bpf_ktime_get_ns(), settings.threshold_ns[RX_TO_USER_COPY]);
+}
+
+static __always_inline int datagram_read(void *ctx, __u64 skb, __u64 sk, __u64 stamp)
+{
+    struct finding f = {.where = RX_TO_USER_COPY, .skb = skb, .sk = sk, .stamp_ns = stamp};
+
+    f.latency_ns = realtime_age(stamp, bpf_ktime_get_ns());
+    return f.latency_ns >= settings.threshold_ns[RX_TO_USER_COPY] ? tell(ctx, &f) : 0;
 }
 
 SEC("?fentry/skb_consume_udp")
 int udp_skb_consume_udp(__u64 *ctx)
 {
     struct sk_buff *skb = (struct sk_buff *)ctx[1];
+    __u64 stamp;
 
     /* Less than 0: it was only peeked at. */
-    if (!event_watched() || (int)ctx[2] < 0 || !may_be_read_late(skb->tstamp))
+    if (!event_watched() || (int)ctx[2] < 0)
         return 0;
-    return datagram_read(ctx, skb, (struct sock *)ctx[0], skb->tstamp);
+    stamp = skb->tstamp;
+    return may_be_read_late(stamp) ? datagram_read(ctx, address(ctx, 1), address(ctx, 0), stamp)
+                                   : 0;
 }
 
 /* --- the same before 6.18, by what is consumed of any kind */
 
-static __noinline int datagram_consumed(void *ctx, struct sk_buff *skb)
+/** In the queue of a UDP socket there is something else in place of the device: struct
+ * udp_dev_scratch, net/ipv4/udp.c. */
+static __always_inline bool was_in_udp_queue(struct sk_buff *skb)
 {
     __u64 scratch = (__u64)BPF_CORE_READ(skb, dev);
 
-    /* In the queue of a UDP socket there is something else in place of the device: struct
-     * udp_dev_scratch, net/ipv4/udp.c. */
-    if (((__u32)scratch & ~UDP_IS_STATELESS) != BPF_CORE_READ(skb, truesize) ||
-        (__u16)(scratch >> 32) != (__u16)BPF_CORE_READ(skb, len))
-        return 0;
-    return datagram_read(ctx, skb, NULL, BPF_CORE_READ(skb, tstamp));
+    return ((__u32)scratch & ~UDP_IS_STATELESS) == BPF_CORE_READ(skb, truesize) &&
+           (__u16)(scratch >> 32) == (__u16)BPF_CORE_READ(skb, len);
 }
 
-static __always_inline int on_consumed(void *ctx, struct sk_buff *skb, bool typed)
+static __always_inline int on_consumed(__u64 *ctx, struct sk_buff *skb, bool typed)
 {
-    __u64 stamp;
+    __u64 stamp, at;
 
     if (!event_watched())
         return 0;
@@ -541,7 +588,8 @@ static __always_inline int on_consumed(void *ctx, struct sk_buff *skb, bool type
     if (!stamp || SKB_FIELD(skb, typed, sk) || stamp_clock(skb, typed) != STAMP_REALTIME ||
         !may_be_read_late(stamp))
         return 0;
-    return datagram_consumed(ctx, skb);
+    at = address(ctx, 0);
+    return was_in_udp_queue((void *)at) ? datagram_read(ctx, at, 0, stamp) : 0;
 }
 
 SEC("?tp_btf/consume_skb")
@@ -598,11 +646,6 @@ int typed_sk_data_ready(__u64 *ctx)
     return 0;
 }
 
-static __noinline int socket_read(void *ctx, struct sock *sk, __u64 stamp)
-{
-    return datagram_read(ctx, NULL, sk, stamp);
-}
-
 SEC("?tp_btf/sock_recv_length")
 int typed_sock_recv_length(__u64 *ctx)
 {
@@ -616,5 +659,5 @@ int typed_sock_recv_length(__u64 *ctx)
         return 0;
     read = *stamp;
     *stamp = next_stamp(sk);
-    return may_be_read_late(read) ? socket_read(ctx, sk, read) : 0;
+    return may_be_read_late(read) ? datagram_read(ctx, 0, address(ctx, 0), read) : 0;
 }

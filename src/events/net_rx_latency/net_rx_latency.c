@@ -218,15 +218,31 @@ static int configure(const struct decode *d, void *settings, char *error, size_t
 /* --- decode */
 
 /** Where most of the time was lost that passed until somebody read it. */
-enum share { SHARE_STACK, SHARE_OFF_CPU, SHARE_READER, SHARE_UNKNOWN };
+enum part { PART_STACK, PART_ASLEEP, PART_CPU, PART_READER, PART_SOCKET };
 
-static const char *const share_names[] = {"stack", "off_cpu", "reader", "unknown"};
+static const char *const part_names[] = {"stack", "reader_asleep", "reader_waits_for_cpu",
+                                         "reader_runs", "socket"};
 
 struct split {
-    uint64_t woken_ns; /* until it was in the socket's queue, where it wakes who waits for it */
-    uint64_t ran_ns;   /* until its reader was put on a CPU for the last time before it read */
-    enum share share;
+    uint64_t woken_ns;    /* until it was in the socket's queue, where it wakes who waits for it */
+    uint64_t ran_ns;      /* until its reader was put on a CPU for the last time before it read */
+    unsigned ran, waited; /* percent of the time just before it was read */
+    enum part most;
 };
+
+static unsigned percent(unsigned share)
+{
+    return MIN(share * 100U / RX_SHARE, 100U);
+}
+
+static enum part part_of_reader(const struct split *s)
+{
+    unsigned asleep = 100 - s->ran - s->waited;
+
+    if (s->ran >= s->waited && s->ran >= asleep)
+        return PART_READER;
+    return s->waited >= asleep ? PART_CPU : PART_ASLEEP;
+}
 
 static void split_time(const struct net_rx_latency_wire *w, struct split *ret)
 {
@@ -235,13 +251,12 @@ static void split_time(const struct net_rx_latency_wire *w, struct split *ret)
 
     ret->woken_ns = stack;
     ret->ran_ns = MAX(ran, stack);
-    if (!w->ran_known)
-        ret->share = stack >= w->latency_ns - stack ? SHARE_STACK : SHARE_UNKNOWN;
-    else if (stack >= ret->ran_ns - stack && stack >= w->latency_ns - ret->ran_ns)
-        ret->share = SHARE_STACK;
+    ret->ran = percent(w->ran_share);
+    ret->waited = percent(w->runnable_share) - MIN(ret->ran, percent(w->runnable_share));
+    if (stack >= w->latency_ns - stack)
+        ret->most = PART_STACK;
     else
-        ret->share =
-            ret->ran_ns - stack >= w->latency_ns - ret->ran_ns ? SHARE_OFF_CPU : SHARE_READER;
+        ret->most = w->reader_known ? part_of_reader(ret) : PART_SOCKET;
 }
 
 static double ms(uint64_t ns)
@@ -259,18 +274,16 @@ static void write_read_summary(const struct net_rx_latency_wire *w, const struct
                                const char *from, const char *to, struct record *r)
 {
     static const char *const texts[] = {
-        [SHARE_STACK] = "most of it before it was in the socket's queue: the network's part",
-        [SHARE_OFF_CPU] =
-            "most of it while it lay in the socket's queue and the reader did not run "
-            "(asleep, stopped, or waiting for a CPU)",
-        [SHARE_READER] = "most of it while it lay in the socket's queue and the reader ran and did "
-                         "not read",
-        [SHARE_UNKNOWN] = "most of it while it lay in the socket's queue",
+        [PART_STACK] = "most of it before it was in the socket's queue: not the reader's part",
+        [PART_ASLEEP] = "most of it in the socket's queue, while the reader slept or was stopped",
+        [PART_CPU] = "most of it in the socket's queue, while the reader waited for a CPU",
+        [PART_READER] = "most of it in the socket's queue, while the reader ran and did not read",
+        [PART_SOCKET] = "most of it in the socket's queue",
     };
 
     record_summary(r, "%.16s[%u] read %s data from %s to %s %.1f ms after %s, %s", w->head.comm,
                    w->head.pid, packet_protocol_name(w->packet.protocol), from, to,
-                   ms(w->latency_ns), since_texts[w->since], texts[s->share]);
+                   ms(w->latency_ns), since_texts[w->since], texts[s->most]);
 }
 
 static void write_summary(const struct net_rx_latency_wire *w, const struct split *s,
@@ -348,9 +361,12 @@ static int decode(const struct decode *d, const void *raw, struct record *r)
     record_str(r, "since", rx_since_names[w->since], SIZE_MAX);
     if (w->where == RX_TO_USER_COPY) {
         record_u64(r, "before_woken_ns", split.woken_ns);
-        if (w->ran_known)
+        if (w->reader_known) {
             record_u64(r, "before_ran_ns", split.ran_ns);
-        record_str(r, "most_in", share_names[split.share], SIZE_MAX);
+            record_u64(r, "reader_ran_percent", split.ran);
+            record_u64(r, "reader_waited_percent", split.waited);
+        }
+        record_str(r, "most_in", part_names[split.most], SIZE_MAX);
     }
     packet_record_context(r, p, d);
     if (p->socket_inode)

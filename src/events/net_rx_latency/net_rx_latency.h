@@ -23,13 +23,16 @@ struct net_rx_latency_wire {
     __u64 latency_ns;   /* since then */
     __u64 delivered_ns; /* to_user_copy: of these, until it was delivered to the socket; 0: less
                          * than is noted */
-    __u64 ran_ns;       /* to_user_copy: for how long its reader had been running */
+    __u64 ran_ns;       /* to_user_copy: for how long its reader has been running without a break */
     __u64 threshold_ns;
-    __u8 where; /* enum rx_where */
-    __u8 since; /* enum rx_since */
-    __u8 ran_known;
-    __u8 pad[5];
+    __u16 ran_share;      /* of RX_SHARE: how much of the last tenth of a second the reader ran */
+    __u16 runnable_share; /* or waited for a CPU */
+    __u8 where;           /* enum rx_where */
+    __u8 since;           /* enum rx_since */
+    __u8 reader_known;    /* whether the above of the reader is */
+    __u8 pad;
 };
+#define RX_SHARE 1024
 WIRE_ASSERT(sizeof(struct net_rx_latency_wire) ==
                 sizeof(struct wire_head) + sizeof(struct packet) + 40,
             "net_rx_latency_wire has holes");

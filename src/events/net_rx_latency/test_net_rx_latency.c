@@ -240,8 +240,10 @@ static void test_record(void **state)
     json_t *value;
 
     (void)state;
-    w.ran_known = 1;
+    w.reader_known = 1;
     w.ran_ns = (__u64)MS(1);
+    w.ran_share = 11;
+    w.runnable_share = 52;
     json = decode(&w);
     json_object_foreach(json_object_get(json, "tracer_data"), name, value)
     {
@@ -254,13 +256,13 @@ static void test_record(void **state)
            "\"10.134.72.4\", \"sport\": 9213, \"dport\": 49000, \"seq\": 1009085774, \"ack_seq\": "
            "689410995, \"pkt_len\": 26064, \"latency_ns\": 95973000005, \"threshold_ns\": "
            "115000000, \"since\": \"received\", \"before_woken_ns\": 0, \"before_ran_ns\": "
-           "95972000005, \"most_in\": \"off_cpu\", \"direction\": \"rx\", \"device\": \"eth0\", "
+           "95972000005, \"reader_ran_percent\": 1, \"reader_waited_percent\": 4, \"most_in\": "
+           "\"reader_asleep\", \"direction\": \"rx\", \"device\": \"eth0\", "
            "\"netns\": 4026531840, \"family\": \"ipv4\", \"protocol\": \"tcp\", \"payload_len\": "
            "26012, \"tid\": 2921093, \"cpu\": 3, \"process_role\": \"reader\"}");
     expect_summary(json, "nginx[2921092] read tcp data from 10.156.248.76:9213 to "
                          "10.134.72.4:49000 95973.0 ms after it was received by this host, most of "
-                         "it while it lay in the socket's queue and the reader did not run "
-                         "(asleep, stopped, or waiting for a CPU)");
+                         "it in the socket's queue, while the reader slept or was stopped");
     assert_int_equal(json_integer_value(json_object_get(json_object_get(json, "process"), "pid")),
                      2921092);
     json_decref(json);
@@ -300,7 +302,7 @@ static void test_record_stages(void **state)
     w.packet.socket = PACKET_SOCKET_READ;
     json = decode(&w);
     expect(json, "{\"since\": \"last_segment\", \"direction\": \"rx\", \"socket\": \"read\", "
-                 "\"most_in\": \"unknown\"}");
+                 "\"most_in\": \"socket\"}");
     assert_null(json_object_get(json_object_get(json, "tracer_data"), "before_ran_ns"));
     json_decref(json);
 }
@@ -338,15 +340,19 @@ static void test_split(void **state)
 {
     static const struct {
         __u64 latency_ms, delivered_ms, ran_ms;
-        int known;
+        unsigned ran, runnable;
         const char *most_in;
         __u64 woken_ms, before_ran_ms;
+        unsigned ran_percent, waited_percent;
     } rows[] = {
-        {200, 0, 0, 1, "off_cpu", 0, 200},     {200, 150, 1, 1, "stack", 150, 199},
-        {200, 20, 170, 1, "reader", 20, 30},   {200, 20, 30, 1, "off_cpu", 20, 170},
-        {200, 0, 9000, 1, "reader", 0, 0},     {200, 900, 0, 1, "stack", 200, 200},
-        {200, 150, 100, 1, "stack", 150, 150}, {200, 150, 0, 0, "stack", 150, 0},
-        {200, 50, 0, 0, "unknown", 50, 0},
+        {200, 0, 0, 0, 0, "reader_asleep", 0, 200, 0, 0},
+        {200, 150, 1, 1024, 1024, "stack", 150, 199, 100, 0},
+        {200, 20, 170, 1024, 1024, "reader_runs", 20, 30, 100, 0},
+        {200, 20, 30, 512, 1024, "reader_runs", 20, 170, 50, 50},
+        {200, 20, 30, 102, 1024, "reader_waits_for_cpu", 20, 170, 9, 91},
+        {200, 20, 30, 410, 410, "reader_asleep", 20, 170, 40, 0},
+        {200, 0, 9000, 2000, 100, "reader_runs", 0, 0, 100, 0},
+        {200, 900, 0, 0, 65535, "stack", 200, 200, 0, 100},
     };
 
     (void)state;
@@ -358,12 +364,15 @@ static void test_split(void **state)
         w.latency_ns = rows[i].latency_ms * NS_PER_MS;
         w.delivered_ns = rows[i].delivered_ms * NS_PER_MS;
         w.ran_ns = rows[i].ran_ms * NS_PER_MS;
-        w.ran_known = (__u8)rows[i].known;
+        w.ran_share = (__u16)rows[i].ran;
+        w.runnable_share = (__u16)rows[i].runnable;
+        w.reader_known = 1;
         json = decode(&w);
-        snprintf(fields, sizeof(fields), "{\"most_in\": \"%s\", \"before_woken_ns\": %llu%s%llu}",
-                 rows[i].most_in, rows[i].woken_ms * NS_PER_MS,
-                 rows[i].known ? ", \"before_ran_ns\": " : ", \"threshold_ns\": ",
-                 rows[i].known ? rows[i].before_ran_ms * NS_PER_MS : (__u64)MS(115));
+        snprintf(fields, sizeof(fields),
+                 "{\"most_in\": \"%s\", \"before_woken_ns\": %llu, \"before_ran_ns\": %llu, "
+                 "\"reader_ran_percent\": %u, \"reader_waited_percent\": %u}",
+                 rows[i].most_in, rows[i].woken_ms * NS_PER_MS, rows[i].before_ran_ms * NS_PER_MS,
+                 rows[i].ran_percent, rows[i].waited_percent);
         expect(json, fields);
         json_decref(json);
     }

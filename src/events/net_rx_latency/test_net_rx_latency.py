@@ -127,6 +127,7 @@ def wait_stamped(ns):
 
 
 def splice(sock, size=1 << 16):
+    sock.setblocking(False)
     reader, writer = os.pipe()
     try:
         done = ctypes.CDLL(None, use_errno=True).splice(sock.fileno(), None, writer, None, size, 2)
@@ -185,7 +186,7 @@ def test_tcp_reader(agent, netns, family):
         "ack_seq": write_seq(reader),
         "pkt_len": 1000,
         "since": "received",
-        "most_in": "off_cpu",
+        "most_in": "reader_asleep",
         "family": f"ipv{family}",
         "protocol": "tcp",
         "payload_len": 1000,
@@ -213,7 +214,7 @@ def test_udp_reader(agent, netns, family):
         "daddr": LO[family],
         "dport": reader.getsockname()[1],
         "since": "received",
-        "most_in": "off_cpu",
+        "most_in": "reader_asleep",
         "family": f"ipv{family}",
         "protocol": "udp",
     }
@@ -279,27 +280,23 @@ def test_ways_to_read(agent, netns, how):
         assert data["latency_ns"] <= took.end - took.before + 20_000_000
 
 
-def test_segments_of_a_burst(agent, netns):
-    """What came apart is told apart, each with its age; the first ten of a connection in a minute in full."""
+def test_repeats(agent, netns):
+    """Of what comes again and again on one flow, the first ten in a minute are recorded in full, the others counted."""
     one, ns = start(agent), netns("a")
-    reader, sender = pair(ns, 4)
-    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    reader, sender = udp_pair(ns, 4)
     wait_stamped(ns)
     before = counts(one)["suppressed"]
-    sender.send(b"x")
-    time.sleep(LAZY_S)
-    total = 1
-    for _ in range(40):  # too large to be put together
-        total += sender.send(b"y" * 60000)
-    time.sleep(LAZY_S)
-    while total:
-        total -= len(reader.recv(1 << 20))
+    with ns:
+        for _ in range(30):
+            sender.send(b"x" * 100)
+        time.sleep(LAZY_S)
+        for _ in range(30):
+            reader.recv(100)
     settle(one)
     found = late(one, ns, where=USER)
     assert len(found) == 10
-    assert len({data["seq"] for data in found}) == 10
-    assert found[0]["latency_ns"] >= found[-1]["latency_ns"]
-    assert counts(one)["suppressed"] > before
+    assert all(data["latency_ns"] > LAZY_S * NS for data in found)
+    assert counts(one)["suppressed"] >= before + 20
 
 
 @pytest.mark.matrix("busy", "stopped")
@@ -323,13 +320,13 @@ def test_whose_part(agent, netns, how):
             reader.recv(10)
             return os.getpid()
 
-        for _ in range(5):  # until it was not preempted too late to count
+        for _ in range(5):  # others may get in its way
             pid = in_netns(ns, spin)
             (*_, data) = wait_late(one, ns, where=USER, pid=pid)
-            if data["most_in"] == "reader":
+            if data["most_in"] == "reader_runs":
                 break
-        assert data["most_in"] == "reader"
-        assert data["before_ran_ns"] < data["latency_ns"] / 2
+        assert data["most_in"] == "reader_runs"
+        assert data["reader_ran_percent"] > 50
         return
     pid = os.fork()
     if pid == 0:
@@ -337,12 +334,13 @@ def test_whose_part(agent, netns, how):
         os._exit(0)
     time.sleep(0.1)
     os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: ") T " in Path(f"/proc/{pid}/stat").read_text(), 5, "that it has stopped", 0.01)
     sender.send(b"x")
     time.sleep(LAZY_S)
     os.kill(pid, signal.SIGCONT)
     os.waitpid(pid, 0)
     (data,) = wait_late(one, ns, where=USER, pid=pid)
-    assert data["most_in"] == "off_cpu" and data["before_woken_ns"] < 50_000_000
+    assert data["most_in"] == "reader_asleep" and data["before_woken_ns"] < 50_000_000
 
 
 # ---- the network stack
