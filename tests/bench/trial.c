@@ -150,6 +150,7 @@ static int map_ring(struct trial *t)
 
 static int load_ours(struct trial *t, uint32_t netns)
 {
+    struct wall_clock clock = {.base = CLOCK_MONOTONIC};
     int r = kind_open(&t->kind, t->event, t->options, NULL);
 
     if (r < 0)
@@ -158,6 +159,8 @@ static int load_ours(struct trial *t, uint32_t netns)
     r = map_ring(t);
     if (r == 0)
         r = configure_settings(t);
+    clock_update(&clock);
+    clock_tell(&clock, &t->kind.common->clock);
     t->kind.common->own_netns = netns;
     t->kind.common->watching = 1;
     return r;
