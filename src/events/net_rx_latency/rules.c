@@ -209,8 +209,8 @@ const char *rx_rule_check(const char *text)
 static int add_rows(struct net_rx_latency_settings *settings, const struct rule *rule,
                     unsigned index)
 {
-    for (int addr = 0; addr <= rule->either_addr; addr++)
-        for (int port = 0; port <= rule->either_port; port++) {
+    for (int addr = 0; addr < (rule->either_addr ? 2 : 1); addr++)
+        for (int port = 0; port < (rule->either_port ? 2 : 1); port++) {
             struct rx_row row = rule->row;
 
             row.rule = index;
