@@ -78,7 +78,7 @@ struct reading {
     __u32 told;     /* sequence number of the segment that was told last ... */
     __u32 any_told; /* ... if one was */
     __u32 copied;   /* tcp_sock.copied_seq, as it was seen last */
-    __u32 pad;
+    __u32 ports;    /* tell a socket from one that was at the same address before */
 };
 
 /* Of TCP sockets that were read late, or by something else than recvmsg(). */
@@ -439,6 +439,21 @@ int raw_tcp_probe(__u64 *ctx)
 
 /* --- what is read from TCP sockets */
 
+static __always_inline __u32 ports_of(__u64 sk_address)
+{
+    struct sock *sk = (void *)sk_address;
+
+    return BPF_CORE_READ(sk, __sk_common.skc_dport) |
+           (__u32)BPF_CORE_READ((struct inet_sock *)sk, inet_sport) << 16;
+}
+
+static __always_inline struct reading *find_reading(__u64 sk_address, __u32 ports)
+{
+    struct reading *reading = bpf_map_lookup_elem(&readings, &sk_address);
+
+    return reading && reading->ports == ports ? reading : NULL;
+}
+
 /** Of the segment at the head of the queue, if it is read and has not been told. 0: no. */
 __noinline __u64 segment_latency(__u64 skb_address, __u64 sk_address)
 {
@@ -449,13 +464,14 @@ __noinline __u64 segment_latency(__u64 skb_address, __u64 sk_address)
     __u64 latency;
     bool more;
 
+    fresh.ports = ports_of(sk_address);
     if (stamp_clock(skb, false) != STAMP_REALTIME)
         return 0;
     latency = realtime_age(BPF_CORE_READ(skb, tstamp), bpf_ktime_get_ns());
     if (latency < settings.threshold_ns[RX_TO_USER_COPY])
         return 0;
     copied = BPF_CORE_READ((struct tcp_sock *)sk_address, copied_seq);
-    reading = bpf_map_lookup_elem(&readings, &sk_address);
+    reading = find_reading(sk_address, fresh.ports);
     /* splice() has eaten what was before the head when it comes here; who peeks has not. */
     more = reading && reading->copied != copied;
     if (reading) {
@@ -477,12 +493,12 @@ __noinline __u64 segment_latency(__u64 skb_address, __u64 sk_address)
 __noinline __u64 last_segment_latency(__u64 sk_address)
 {
     __u32 copied = BPF_CORE_READ((struct tcp_sock *)sk_address, copied_seq), age;
-    struct reading fresh = {.copied = copied}, *reading;
+    struct reading fresh = {.copied = copied, .ports = ports_of(sk_address)}, *reading;
     __u64 latency;
 
     if (!bpf_core_field_exists(struct inet_connection_sock, icsk_ack.lrcvtime))
         return 0;
-    reading = bpf_map_lookup_elem(&readings, &sk_address);
+    reading = find_reading(sk_address, fresh.ports);
     if (!reading) {
         bpf_map_update_elem(&readings, &sk_address, &fresh, BPF_ANY);
         return 0;
