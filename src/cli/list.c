@@ -78,6 +78,7 @@ static int parse_arguments(struct list *l, const char **tracer_names, int argc, 
         {"--pid", .value = &pid},
         {"--match", .value = &query->match},
         {"--limit", .value = &limit},
+        {"--rejected", .flag = &query->rejected},
         {"-f", .flag = &l->follow},
         {"--json", .flag = &l->json},
         {"--store", .value = &l->store},
@@ -123,15 +124,50 @@ static bool output_closed(int timeout_ms)
     return poll(&out, 1, timeout_ms) > 0;
 }
 
+/* With who refused it and why, around the record as it is. */
+static int print_rejected_json(const struct store_row *row)
+{
+    _cleanup_(text_done) struct text line = {};
+    char when[CLOCK_TEXT_MAX];
+
+    clock_format_rfc3339(row->rejected_ns, when);
+    text_addf(&line, "{\"target\":\"%s\",\"rejected_time\":\"%s\",\"reason\":\"", row->rejected_by,
+              when);
+    text_add_json(&line, row->reason, SIZE_MAX);
+    text_adds(&line, "\",\"record\":");
+    text_add(&line, row->json, row->len);
+    text_adds(&line, "}\n");
+    if (line.failed)
+        return -ENOMEM;
+    return fwrite(line.data, 1, line.len, stdout) == line.len ? 0 : -errno;
+}
+
+static int print_reason(const struct store_row *row)
+{
+    _cleanup_(text_done) struct text line = {};
+    char when[CLOCK_TEXT_MAX];
+
+    clock_format_s(row->rejected_ns, when);
+    text_addf(&line, "    refused by %s, %s: ", row->rejected_by, when);
+    text_add_printable(&line, row->reason, SIZE_MAX);
+    if (line.failed)
+        return -ENOMEM;
+    return puts(line.data) == EOF ? -errno : 0;
+}
+
 static int print(struct list *l, const struct store_row *row)
 {
     char quoted[TEXT_QUOTED_MAX];
     int r;
 
+    if (l->json && row->rejected_by)
+        return print_rejected_json(row);
     if (l->json)
         return fwrite(row->json, 1, row->len, stdout) == row->len && putchar('\n') != EOF ? 0
                                                                                           : -errno;
     r = render_line(stdout, row->json, row->len, l->colour, false);
+    if (r == 0 && row->rejected_by)
+        return print_reason(row);
     if (r != -EBADMSG)
         return r;
     fprintf(stderr, "huatuo list: record %s in %s is damaged and was left out\n",
@@ -238,7 +274,7 @@ static int list(struct list *l)
         return CLI_FAILED;
     }
     r = l->follow ? follow(l, reader) : print_rows(l, reader);
-    if (r == 0 && !l->json)
+    if (r == 0 && !l->json && !l->query.rejected)
         r = print_gaps(l, reader);
     if (r == 0 && fflush(stdout) == EOF)
         r = -errno;
@@ -294,7 +330,7 @@ static int run(int argc, char **argv)
 const struct cli_command cli_list = {
     .name = "list",
     .arguments = "[--event KIND]... [--since TIME] [--until TIME] [--container ID] [--pid N] "
-                 "[--match TEXT] [--limit N] [-f] [--json] [--store DIR]",
+                 "[--match TEXT] [--limit N] [--rejected] [-f] [--json] [--store DIR]",
     .summary = "Show what was recorded, newest last.",
     .help =
         "  --event KIND      only this kind of event, or coverage (when what was watched); may\n"
@@ -306,6 +342,8 @@ const struct cli_command cli_list = {
         "  --pid N           only of this process\n"
         "  --match TEXT      only records in which this text stands\n"
         "  --limit N         only the newest N\n"
+        "  --rejected        only records that a server refused for good, with its reason; they\n"
+        "                    are not sent again\n"
         "  -f                go on with what comes, until interrupted\n"
         "  --json            the whole records, one a line\n"
         "  --store DIR       where the records are (" CLI_DEFAULT_STORE ")\n"

@@ -326,7 +326,58 @@ static int refresh(struct store_reader *r)
  * Nothing stays locked while `fn` runs: however slow whoever reads us is, the writer's WAL can be
  * emptied.
  */
-static int pass_row(struct store_reader *r, uint64_t seq,
+static bool has_table(struct store_reader *r, const char *name)
+{
+    sqlite3_stmt *statement = NULL;
+    bool there = false;
+
+    if (sqlite3_prepare_v2(r->db, "SELECT 1 FROM sqlite_schema WHERE name = ?1", -1, &statement,
+                           NULL) == SQLITE_OK) {
+        sqlite3_bind_text(statement, 1, name, -1, SQLITE_STATIC);
+        there = sqlite3_step(statement) == SQLITE_ROW;
+    }
+    sqlite3_finalize(statement);
+    return there;
+}
+
+/** Once for each target that refused it. Nothing is locked while `fn` runs, here neither. */
+static int pass_rejected(struct store_reader *r, struct store_row *row,
+                         int (*fn)(void *arg, const struct store_row *row), void *arg)
+{
+    struct {
+        char target[STORE_TARGET_NAME_MAX], reason[STORE_REASON_MAX + 1];
+        uint64_t time_ns;
+    } by[STORE_TARGETS_MAX];
+    sqlite3_stmt *statement = NULL;
+    size_t n = 0;
+    int e = 0,
+        code = sqlite3_prepare_v2(r->db, "SELECT target, reason, time FROM rejected WHERE seq = ?1",
+                                  -1, &statement, NULL);
+
+    if (code == SQLITE_OK)
+        sqlite3_bind_int64(statement, 1, (int64_t)row->seq);
+    while (code == SQLITE_OK && n < ARRAY_SIZE(by) &&
+           (code = sqlite3_step(statement)) == SQLITE_ROW) {
+        snprintf(by[n].target, sizeof(by[n].target), "%s",
+                 (const char *)sqlite3_column_text(statement, 0));
+        snprintf(by[n].reason, sizeof(by[n].reason), "%s",
+                 (const char *)sqlite3_column_text(statement, 1));
+        by[n++].time_ns = (uint64_t)sqlite3_column_int64(statement, 2);
+        code = SQLITE_OK;
+    }
+    sqlite3_finalize(statement);
+    if (error_of(code) < 0)
+        return error_of(code);
+    for (size_t i = 0; e == 0 && i < n; i++) {
+        row->rejected_by = by[i].target;
+        row->reason = by[i].reason;
+        row->rejected_ns = by[i].time_ns;
+        e = fn(arg, row);
+    }
+    return e;
+}
+
+static int pass_row(struct store_reader *r, uint64_t seq, bool rejected,
                     int (*fn)(void *arg, const struct store_row *row), void *arg)
 {
     char id[64], tracer_name[64], container_id[128];
@@ -358,7 +409,7 @@ static int pass_row(struct store_reader *r, uint64_t seq,
     row.container_id = container_id;
     row.json = r->json.data ? r->json.data : "";
     row.len = r->json.len;
-    return fn(arg, &row);
+    return rejected ? pass_rejected(r, &row, fn, arg) : fn(arg, &row);
 }
 
 /* ---- many rows */
@@ -445,6 +496,8 @@ static void query_text(const struct store_query *q, struct text *sql)
         text_addf(sql, " AND %scontainer_id >= ? AND %scontainer_id < ?", plus, plus);
     if (q->pid)
         text_adds(sql, " AND pid = ?");
+    if (q->rejected)
+        text_adds(sql, " AND seq IN (SELECT seq FROM rejected)");
     if (q->match)
         text_adds(sql, " AND holds(json, stacks)");
     if (q->limit)
@@ -536,11 +589,13 @@ int store_reader_each(struct store_reader *r, const struct store_query *query,
         e = set_needle(r, q.match);
     if (e < 0)
         return e;
+    if (q.rejected && !has_table(r, "rejected"))
+        return 0; /* no agent that uploads has had this store */
 
     do {
         e = select_seqs(r, &q, after_seq, limit, &seqs);
         for (size_t i = 0; e == 0 && i < seqs.n; i++)
-            e = pass_row(r, seqs.items[i], fn, arg);
+            e = pass_row(r, seqs.items[i], q.rejected, fn, arg);
         if (seqs.n)
             after_seq = seqs.items[seqs.n - 1];
     } while (e == 0 && chunks && seqs.n == CHUNK_ROWS);
@@ -585,7 +640,7 @@ int store_reader_get(struct store_reader *r, const char *id,
         return e;
     if (seqs.n != 1)
         return seqs.n ? -EEXIST : -ENOENT;
-    return pass_row(r, seqs.items[0], fn, arg);
+    return pass_row(r, seqs.items[0], false, fn, arg);
 }
 
 int store_reader_meta(struct store_reader *r, const char *name, char **ret)
@@ -613,6 +668,39 @@ int store_reader_meta(struct store_reader *r, const char *name, char **ret)
     if (e == 0)
         *ret = text;
     return e;
+}
+
+int store_reader_target(struct store_reader *r, const char *name, struct store_target *ret)
+{
+    struct store_target target = {};
+    sqlite3_stmt *statement = NULL;
+    int e = refresh(r), code;
+
+    if (e < 0)
+        return e;
+    if (!has_table(r, "targets"))
+        return -ENOENT;
+    code = sqlite3_prepare_v2(r->db,
+                              "SELECT seq, uploaded, retried, rejected, deleted FROM targets"
+                              " WHERE name = ?1",
+                              -1, &statement, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_bind_text(statement, 1, name, -1, SQLITE_STATIC);
+    if (code == SQLITE_OK)
+        code = sqlite3_step(statement);
+    if (code == SQLITE_ROW) {
+        snprintf(target.name, sizeof(target.name), "%s", name);
+        target.seq = (uint64_t)sqlite3_column_int64(statement, 0);
+        target.uploaded = (uint64_t)sqlite3_column_int64(statement, 1);
+        target.retried = (uint64_t)sqlite3_column_int64(statement, 2);
+        target.rejected = (uint64_t)sqlite3_column_int64(statement, 3);
+        target.deleted = (uint64_t)sqlite3_column_int64(statement, 4);
+    }
+    sqlite3_finalize(statement);
+    if (code != SQLITE_ROW)
+        return code == SQLITE_DONE ? -ENOENT : error_of(code);
+    *ret = target;
+    return 0;
 }
 
 int store_reader_last(struct store_reader *r, uint64_t *ret_seq)

@@ -36,6 +36,17 @@ static const char tables[] =
     "CREATE TABLE state(one INTEGER PRIMARY KEY CHECK(one = 1), next_seq INTEGER NOT NULL,"
     " n_records INTEGER NOT NULL, files_seq INTEGER NOT NULL, clean INTEGER NOT NULL);";
 
+/*
+ * How far each target has got with the records, and what it refused for good. Added to databases
+ * that have been there before; an earlier version does not know them and does them no harm.
+ */
+static const char target_tables[] =
+    "CREATE TABLE IF NOT EXISTS targets(name TEXT PRIMARY KEY, seq INTEGER NOT NULL,"
+    " uploaded INTEGER NOT NULL, retried INTEGER NOT NULL, rejected INTEGER NOT NULL,"
+    " deleted INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS rejected(seq INTEGER NOT NULL, target TEXT NOT NULL,"
+    " time INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY(seq, target)) WITHOUT ROWID;";
+
 static const char *const statement_texts[STATEMENT_NR] = {
     [STATEMENT_BEGIN] = "BEGIN IMMEDIATE",
     [STATEMENT_COMMIT] = "COMMIT",
@@ -57,6 +68,14 @@ static const char *const statement_texts[STATEMENT_NR] = {
                              " clean = ?4 WHERE one = 1",
     [STATEMENT_PAGES] = "PRAGMA page_count",
     [STATEMENT_FREE_PAGES] = "PRAGMA freelist_count",
+    [STATEMENT_TARGETS] = "SELECT name, seq, uploaded, retried, rejected, deleted FROM targets",
+    [STATEMENT_SAVE_TARGET] = "INSERT OR REPLACE INTO targets(name, seq, uploaded, retried,"
+                              " rejected, deleted) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+    /* The record may have gone meanwhile. */
+    [STATEMENT_REJECT] =
+        "INSERT OR REPLACE INTO rejected(seq, target, time, reason)"
+        " SELECT ?1, ?2, ?3, ?4 WHERE EXISTS(SELECT 1 FROM records WHERE seq = ?1)",
+    [STATEMENT_DROP_REJECTED] = "DELETE FROM rejected WHERE seq = ?1",
 };
 
 bool schema_is_damage(int code)
@@ -252,6 +271,8 @@ static int open_tables(struct schema *s, uint64_t first_seq, uint64_t max_wal_by
     sqlite3_wal_hook(s->db, on_wal, s);
     if (r == SQLITE_OK && version == 0)
         r = make_tables(s->db, first_seq);
+    if (r == SQLITE_OK)
+        r = exec(s->db, target_tables);
     if (r == SQLITE_OK)
         r = load_state(s);
     if (r == SQLITE_OK)

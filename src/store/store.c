@@ -32,9 +32,15 @@
 #define OPEN_NAP_NS     (20 * NS_PER_MS)
 #define METAS_MAX       64
 #define META_TEXT_MAX   (1024 * 1024)
+#define UNSENT_GAP_NS   (60 * NS_PER_SEC)
 
 struct meta_list {
     struct writer_meta items[METAS_MAX];
+    unsigned n;
+};
+
+struct advance_list {
+    struct writer_advance items[STORE_TARGETS_MAX];
     unsigned n;
 };
 
@@ -52,6 +58,9 @@ struct store {
     unsigned first, n;
     uint64_t bytes;
     struct meta_list metas;
+    struct advance_list advances;
+    struct store_target targets[STORE_TARGETS_MAX]; /* as of the last commit */
+    unsigned n_targets;
     struct store_counts *counts; /* of n_kinds */
     struct store_state state;
     uint64_t deadline_ns; /* once stopping */
@@ -61,10 +70,13 @@ struct store {
     struct writer writer;
     struct doc *batch[WRITER_BATCH_MAX];
     struct meta_list taken; /* metas that the next commit writes */
-    bool failing;           /* the last commit failed */
-    bool tried_last;        /* at the end one more time, however short ago the last was */
-    uint64_t started_ns;    /* when the last commit began */
+    struct advance_list taken_advances;
+    bool failing;        /* the last commit failed */
+    bool tried_last;     /* at the end one more time, however short ago the last was */
+    uint64_t started_ns; /* when the last commit began */
     uint64_t ticked_ns, retry_ns, replaced_ns, alive_ns;
+    uint64_t unsent_said_ns; /* when it was last said that records went which nobody had got */
+    uint64_t unsent_said;    /* how many that were by then */
 };
 
 static uint64_t now_ns(void)
@@ -185,6 +197,144 @@ int store_put_meta(struct store *s, const char *name, const char *text)
     return r;
 }
 
+/* ---- targets */
+
+static void advance_done(struct writer_advance *advance)
+{
+    for (size_t i = 0; i < advance->n_rejections; i++)
+        free(advance->rejections[i].reason);
+    free(advance->rejections);
+    *advance = (struct writer_advance){};
+}
+
+static void advances_done(struct advance_list *list)
+{
+    for (unsigned i = 0; i < list->n; i++)
+        advance_done(&list->items[i]);
+    list->n = 0;
+}
+
+static struct writer_advance *advances_find(struct advance_list *list, const char *name)
+{
+    struct writer_advance *advance;
+
+    for (unsigned i = 0; i < list->n; i++)
+        if (strcmp(list->items[i].name, name) == 0)
+            return &list->items[i];
+    if (list->n == STORE_TARGETS_MAX)
+        return NULL;
+    advance = &list->items[list->n++];
+    *advance = (struct writer_advance){};
+    snprintf(advance->name, sizeof(advance->name), "%s", name);
+    return advance;
+}
+
+/** Takes the rejections over if it succeeds. */
+static int advance_add(struct writer_advance *to, struct writer_advance *more)
+{
+    if (more->n_rejections) {
+        size_t n = to->n_rejections + more->n_rejections;
+        struct writer_rejection *all;
+
+        if (n > STORE_REJECTIONS_MAX && to->n_rejections)
+            return -ENOBUFS;
+        all = reallocarray(to->rejections, n, sizeof(*all));
+        if (!all)
+            return -ENOMEM;
+        memcpy(all + to->n_rejections, more->rejections, more->n_rejections * sizeof(*all));
+        to->rejections = all;
+        to->n_rejections = n;
+    }
+    to->seq = MAX(to->seq, more->seq);
+    to->uploaded += more->uploaded;
+    to->retried += more->retried;
+    free(more->rejections);
+    *more = (struct writer_advance){};
+    return 0;
+}
+
+/** Moves what fits; a commit that fails again and again must not gather ever more. */
+static void advances_move(struct advance_list *from, struct advance_list *to)
+{
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < from->n; i++) {
+        struct writer_advance *into = advances_find(to, from->items[i].name);
+
+        if (!into || advance_add(into, &from->items[i]) < 0)
+            from->items[kept++] = from->items[i];
+    }
+    from->n = kept;
+}
+
+static int copy_rejections(const struct store_advance *advance, struct writer_advance *ret)
+{
+    ret->rejections = calloc(MAX(advance->n_rejections, (size_t)1), sizeof(*ret->rejections));
+    if (!ret->rejections)
+        return -ENOMEM;
+    for (size_t i = 0; i < advance->n_rejections; i++) {
+        const char *reason = advance->rejections[i].reason;
+        struct writer_rejection *copy = &ret->rejections[ret->n_rejections];
+
+        copy->seq = advance->rejections[i].seq;
+        copy->reason = strndup(reason, STORE_REASON_MAX);
+        if (!copy->reason)
+            return -ENOMEM;
+        ret->n_rejections++;
+    }
+    return 0;
+}
+
+int store_target_advance(struct store *s, const char *name, const struct store_advance *advance)
+{
+    _cleanup_(advance_done) struct writer_advance more = {
+        .seq = advance->seq,
+        .uploaded = advance->uploaded,
+        .retried = advance->retried,
+    };
+    struct writer_advance *into;
+    int r = copy_rejections(advance, &more);
+
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&s->mutex);
+    into = advances_find(&s->advances, name);
+    r = into ? advance_add(into, &more) : -ENOBUFS;
+    pthread_mutex_unlock(&s->mutex);
+    return r;
+}
+
+int store_get_target(const struct store *s, const char *name, struct store_target *ret)
+{
+    pthread_mutex_t *mutex = (pthread_mutex_t *)&s->mutex;
+    int r = -ENOENT;
+
+    pthread_mutex_lock(mutex);
+    for (unsigned i = 0; i < s->n_targets; i++) {
+        if (strcmp(s->targets[i].name, name) != 0)
+            continue;
+        *ret = s->targets[i];
+        r = 0;
+    }
+    pthread_mutex_unlock(mutex);
+    return r;
+}
+
+/** Once a minute at most: it may go on for as long as the server is down. */
+static void say_unsent(struct store *s)
+{
+    uint64_t now = now_ns(), n = s->writer.unsent - s->unsent_said;
+
+    if (n == 0 || (s->unsent_said_ns && now < s->unsent_said_ns + UNSENT_GAP_NS))
+        return;
+    log_warning(
+        "%llu records had to be deleted, as store.retain or store.max_size says, before "
+        "they were uploaded; `huatuo status` says for which target and what is wrong with it",
+        (unsigned long long)n);
+    s->unsent_said_ns = now;
+    s->unsent_said = s->writer.unsent;
+}
+
 /* ---- the queue */
 
 static struct store_counts *counts_of(const struct store *s, const struct doc *doc)
@@ -282,6 +432,7 @@ static unsigned take_locked(struct store *s)
     unsigned n = 0;
 
     metas_move(&s->metas, &s->taken);
+    advances_move(&s->advances, &s->taken_advances);
     while (n < s->n && n < WRITER_BATCH_MAX && (n == 0 || bytes < BATCH_MAX_BYTES)) {
         s->batch[n] = s->queue[(s->first + n) % QUEUE_MAX_DOCS];
         bytes += s->batch[n++]->len;
@@ -299,6 +450,8 @@ static void show_locked(struct store *s, const char *problem)
         s->state.next_seq = s->writer.schema.next_seq;
     s->state.size_bytes = s->writer.size_bytes;
     s->state.deleted = s->writer.deleted;
+    memcpy(s->targets, s->writer.targets, sizeof(s->targets));
+    s->n_targets = s->writer.n_targets;
 }
 
 static void committed(struct store *s, unsigned n)
@@ -306,6 +459,8 @@ static void committed(struct store *s, unsigned n)
     uint64_t one = 1;
 
     metas_done(&s->taken);
+    advances_done(&s->taken_advances);
+    say_unsent(s);
     pthread_mutex_lock(&s->mutex);
     for (unsigned i = 0; i < n; i++) {
         struct store_counts *counts = counts_of(s, s->batch[i]);
@@ -366,12 +521,19 @@ static void succeeded(struct store *s)
 
 static int step(struct store *s, unsigned n)
 {
-    bool work = n || s->taken.n || s->failing || s->writer.deleting;
+    bool work = n || s->taken.n || s->taken_advances.n || s->failing || s->writer.deleting;
     int r = SQLITE_OK;
 
     if (work) {
         s->started_ns = now_ns();
-        r = writer_commit(&s->writer, s->batch, n, s->taken.items, s->taken.n);
+        r = writer_commit(&s->writer, &(struct writer_batch){
+                                          .docs = s->batch,
+                                          .n = n,
+                                          .metas = s->taken.items,
+                                          .n_metas = s->taken.n,
+                                          .advances = s->taken_advances.items,
+                                          .n_advances = s->taken_advances.n,
+                                      });
         if (busfault_happened())
             r = writer_faulted(&s->writer);
         if (r == SQLITE_OK)
@@ -406,7 +568,8 @@ static bool is_over_locked(const struct store *s)
     if (!s->stopping)
         return false;
     return now_ns() >= s->deadline_ns ||
-           (s->n == 0 && s->metas.n == 0 && s->taken.n == 0 && !writer_files_behind(&s->writer));
+           (s->n == 0 && s->metas.n == 0 && s->taken.n == 0 && s->advances.n == 0 &&
+            s->taken_advances.n == 0 && !writer_files_behind(&s->writer));
 }
 
 static void lose_rest(struct store *s)
@@ -466,6 +629,7 @@ static void *run(void *arg)
     lose_rest(s);
     writer_done(&s->writer, !s->failing && now_ns() < s->deadline_ns);
     metas_done(&s->taken);
+    advances_done(&s->taken_advances);
     pthread_mutex_lock(&s->mutex);
     s->stopped = true;
     pthread_cond_broadcast(&s->changed);
@@ -579,6 +743,7 @@ static struct store *store_free(struct store *s)
     if (!s)
         return NULL;
     metas_done(&s->metas);
+    advances_done(&s->advances);
     fd_close(s->event_fd);
     fd_close(s->lock_fd);
     pthread_cond_destroy(&s->changed);

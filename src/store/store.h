@@ -73,6 +73,45 @@ void store_get_state(const struct store *s, struct store_state *ret);
  */
 int store_put_meta(struct store *s, const char *name, const char *text);
 
+/* ---- targets: who takes records on, to a server */
+
+#define STORE_TARGETS_MAX     8
+#define STORE_TARGET_NAME_MAX 32 /* with the NUL */
+#define STORE_REASON_MAX      1024
+#define STORE_REJECTIONS_MAX  10000 /* that wait for a commit */
+
+/** How far a target has got, and what became of the records until there. Counts are for ever. */
+struct store_target {
+    char name[STORE_TARGET_NAME_MAX];
+    bool active;  /* somebody works for it: store_target_advance() was called */
+    uint64_t seq; /* all up to this one are dealt with; 0: none */
+    uint64_t uploaded, rejected;
+    uint64_t retried; /* times that a record was sent again */
+    uint64_t deleted; /* by retention, when the target had not got to them */
+};
+
+struct store_rejection {
+    uint64_t seq;
+    const char *reason; /* as the server gave it: any bytes; cut at STORE_REASON_MAX */
+};
+
+/** What has become of records since the last call. All zero: says only that the target is in use.
+ */
+struct store_advance {
+    uint64_t seq;
+    uint64_t uploaded, retried;
+    const struct store_rejection *rejections;
+    size_t n_rejections;
+};
+
+/**
+ * Goes into the next commit, all of it or nothing, within a second. Never waits. -ENOBUFS: too much
+ * waits already, ask again later.
+ */
+int store_target_advance(struct store *s, const char *name, const struct store_advance *advance);
+/** As of the last commit. -ENOENT: it is not known yet. */
+int store_get_target(const struct store *s, const char *name, struct store_target *ret);
+
 /* ---- reading: any process, any number, never in the way of the writer */
 
 struct store_reader;
@@ -97,6 +136,7 @@ struct store_query {
     const char *match;  /* bytes that must occur somewhere in the record's text values */
     uint64_t after_seq; /* only later ones: the cursor of `list -f` and of uploads */
     uint64_t limit;     /* the newest so many (by their time); 0: all */
+    bool rejected;      /* only those that a target refused; once for each that did */
 };
 
 struct store_row {
@@ -105,6 +145,9 @@ struct store_row {
     const char *id, *tracer_name, *container_id;
     const char *json; /* whole, exactly as written */
     size_t len;
+    /* Of a query for those only; else NULL and 0: who refused it, when, why. */
+    const char *rejected_by, *reason;
+    uint64_t rejected_ns; /* CLOCK_REALTIME */
 };
 
 /**
@@ -117,6 +160,8 @@ int store_reader_each(struct store_reader *r, const struct store_query *query,
 /** By id or its unambiguous beginning or end. -ENOENT; -EEXIST: several. */
 int store_reader_get(struct store_reader *r, const char *id,
                      int (*fn)(void *arg, const struct store_row *row), void *arg);
+/** How far a target has got, as of the last commit. -ENOENT: nothing is known of it. */
+int store_reader_target(struct store_reader *r, const char *name, struct store_target *ret);
 /** Heap; -ENOENT. */
 int store_reader_meta(struct store_reader *r, const char *name, char **ret);
 /** Greatest seq there is; 0: none. */

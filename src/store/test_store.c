@@ -1484,6 +1484,232 @@ static void test_concurrent(void **state)
     close_store(s);
 }
 
+/* ---- targets */
+
+static struct store_target target_of(struct store *s, const char *name)
+{
+    struct store_target target = {};
+
+    store_get_target(s, name, &target);
+    return target;
+}
+
+static void advance(struct store *s, const char *name, struct store_advance what)
+{
+    assert_int_equal(store_target_advance(s, name, &what), 0);
+}
+
+static void test_target_cursor(void **state)
+{
+    struct dir *dir = *state;
+    struct store *s = open_store(dir);
+    struct store_target target;
+
+    assert_int_equal(store_get_target(s, "one", &target), -ENOENT);
+    for (uint64_t i = 0; i < 10; i++)
+        put(s, (struct what){.n = i});
+    advance(s, "one", (struct store_advance){});
+    wait_until(target_of(s, "one").active);
+    advance(s, "one", (struct store_advance){.seq = 3, .uploaded = 3, .retried = 1});
+    advance(s, "one", (struct store_advance){.seq = 5, .uploaded = 2});
+    advance(s, "two", (struct store_advance){.seq = 7, .uploaded = 7});
+    /* A cursor never goes back. */
+    advance(s, "two", (struct store_advance){.seq = 2, .uploaded = 1});
+    close_store(s); /* with what waits */
+
+    _cleanup_(store_reader_closep) struct store_reader *reader = open_reader(dir);
+    assert_int_equal(store_reader_target(reader, "one", &target), 0);
+    assert_int_equal(target.seq, 5);
+    assert_int_equal(target.uploaded, 5);
+    assert_int_equal(target.retried, 1);
+    assert_int_equal(store_reader_target(reader, "two", &target), 0);
+    assert_int_equal(target.seq, 7);
+    assert_int_equal(target.uploaded, 8);
+    assert_int_equal(store_reader_target(reader, "three", &target), -ENOENT);
+
+    s = open_store(dir);
+    advance(s, "one", (struct store_advance){.seq = 6, .uploaded = 1});
+    wait_until(target_of(s, "one").seq == 6);
+    assert_int_equal(target_of(s, "one").uploaded, 6);
+    assert_int_equal(target_of(s, "two").seq, 7);
+    assert_false(target_of(s, "two").active);
+    close_store(s);
+}
+
+struct refused {
+    unsigned n;
+    uint64_t seq;
+    char by[64], reason[2 * STORE_REASON_MAX];
+};
+
+static int note_refused(void *arg, const struct store_row *row)
+{
+    struct refused *refused = arg;
+
+    refused->n++;
+    refused->seq = row->seq;
+    snprintf(refused->by + strlen(refused->by), sizeof(refused->by) - strlen(refused->by), "%s ",
+             row->rejected_by);
+    snprintf(refused->reason, sizeof(refused->reason), "%s", row->reason);
+    assert_true(row->rejected_ns > TIME_0_NS);
+    return 0;
+}
+
+static struct refused read_refused(const struct dir *dir, struct store_query query)
+{
+    _cleanup_(store_reader_closep) struct store_reader *r = open_reader(dir);
+    struct refused refused = {};
+
+    query.rejected = true;
+    assert_int_equal(store_reader_each(r, &query, note_refused, &refused), 0);
+    return refused;
+}
+
+static void test_target_rejected(void **state)
+{
+    struct dir *dir = *state;
+    struct store *s = open_store(dir);
+    char reason[2 * STORE_REASON_MAX] = "";
+    struct refused refused;
+
+    memset(reason, 'x', sizeof(reason) - 1);
+    for (uint64_t i = 0; i < 4; i++)
+        put(s, (struct what){.n = i, .stack = stack, .pid = (uint32_t)i});
+    wait_until(recorded(s) == 4);
+    assert_int_equal(read_refused(dir, (struct store_query){}).n, 0);
+    const struct store_rejection first[] = {{.seq = 2, .reason = "mapper \x1b[31m \xff"},
+                                            {.seq = 3, .reason = reason},
+                                            {.seq = 99, .reason = "there is no such record"}};
+    const struct store_rejection other = {.seq = 3, .reason = "no"};
+    advance(
+        s, "one",
+        (struct store_advance){.seq = 4, .uploaded = 2, .rejections = first, .n_rejections = 3});
+    advance(
+        s, "two",
+        (struct store_advance){.seq = 4, .uploaded = 3, .rejections = &other, .n_rejections = 1});
+    wait_until(target_of(s, "two").seq == 4);
+    assert_int_equal(target_of(s, "one").rejected, 3);
+
+    refused = read_refused(dir, (struct store_query){});
+    assert_int_equal(refused.n, 3);
+    assert_string_equal(refused.by, "one one two ");
+    refused = read_refused(dir, (struct store_query){.pid = 1});
+    assert_int_equal(refused.n, 1);
+    assert_int_equal(refused.seq, 2);
+    assert_string_equal(refused.reason, "mapper \x1b[31m \xff");
+    refused = read_refused(dir, (struct store_query){.after_seq = 2, .limit = 1});
+    assert_string_equal(refused.by, "one two ");
+    /* Other queries are as they were. */
+    _cleanup_(rows_freep) struct rows *rows = read_rows(dir, (struct store_query){});
+    assert_int_equal(rows->n, 4);
+    close_store(s);
+    assert_int_equal(sql_number(dir, "SELECT max(length(reason)) FROM rejected"), STORE_REASON_MAX);
+
+    /* They go with their records. */
+    dir->options.retain_ns = NS_PER_SEC;
+    s = open_store(dir);
+    wait_until(state_of(s).deleted == 4);
+    close_store(s);
+    assert_int_equal(sql_number(dir, "SELECT count(*) FROM rejected"), 0);
+}
+
+static void test_target_deleted(void **state)
+{
+    struct dir *dir = *state;
+    struct store *s = open_store(dir);
+
+    for (uint64_t i = 0; i < 20; i++)
+        put(s, (struct what){.n = i});
+    advance(s, "one", (struct store_advance){.seq = 15, .uploaded = 15});
+    advance(s, "gone", (struct store_advance){.seq = 1, .uploaded = 1});
+    close_store(s);
+
+    dir->options.retain_ns = NS_PER_SEC;
+    s = open_store(dir);
+    /* What is on its way to the database in the same commit was uploaded. */
+    advance(s, "one", (struct store_advance){.seq = 17, .uploaded = 2});
+    wait_until(state_of(s).deleted == 20);
+    wait_until(target_of(s, "one").deleted == 3);
+    assert_int_equal(target_of(s, "one").uploaded, 17);
+    /* Nobody waits for those of a target that is not in use. */
+    assert_int_equal(target_of(s, "gone").deleted, 0);
+    close_store(s);
+
+    s = open_store(dir);
+    wait_until(target_of(s, "one").deleted == 3); /* it is remembered */
+    close_store(s);
+}
+
+/** Of the version before: it is read as it is, and completed by the next agent. */
+static void test_target_old_store(void **state)
+{
+    struct dir *dir = *state;
+    struct store *s = open_store(dir);
+    struct store_target target;
+    char path[PATH_LEN];
+    sqlite3 *db;
+
+    put(s, (struct what){.n = 0});
+    close_store(s);
+    path_of(dir, "huatuo.db", path);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "DROP TABLE targets; DROP TABLE rejected", NULL, NULL, NULL),
+                     SQLITE_OK);
+    sqlite3_close(db);
+
+    assert_int_equal(read_refused(dir, (struct store_query){}).n, 0);
+    _cleanup_(store_reader_closep) struct store_reader *reader = open_reader(dir);
+    assert_int_equal(store_reader_target(reader, "one", &target), -ENOENT);
+    s = open_store(dir);
+    advance(s, "one", (struct store_advance){.seq = 1, .uploaded = 1});
+    close_store(s);
+    assert_int_equal(store_reader_target(reader, "one", &target), 0);
+    assert_int_equal(target.uploaded, 1);
+}
+
+/** What targets have done is not forgotten when the database is, and numbers go on. */
+static void test_target_new_database(void **state)
+{
+    struct dir *dir = *state;
+    struct store *s = open_store(dir);
+    char path[PATH_LEN];
+
+    put(s, (struct what){.n = 0});
+    advance(s, "one", (struct store_advance){.seq = 1, .uploaded = 1});
+    wait_until(target_of(s, "one").seq == 1);
+    path_of(dir, "huatuo.db", path);
+    assert_int_equal(unlink(path), 0);
+    wait_until(access(path, F_OK) == 0); /* it notices within ten seconds, and makes a new one */
+    advance(s, "one", (struct store_advance){.uploaded = 1});
+    close_store(s);
+    assert_int_equal(sql_number(dir, "SELECT uploaded FROM targets"), 2);
+}
+
+/** More than there is room for is refused at once, and nothing of it is done. */
+static void test_target_bounds(void **state)
+{
+    struct dir *dir = *state;
+    struct store *s = open_store(dir);
+    struct store_rejection *many = calloc(STORE_REJECTIONS_MAX, sizeof(*many));
+    struct store_advance all = {.uploaded = 1, .rejections = many};
+    bool refused = false;
+    char name[16];
+
+    all.n_rejections = STORE_REJECTIONS_MAX;
+    for (size_t i = 0; i < STORE_REJECTIONS_MAX; i++)
+        many[i] = (struct store_rejection){.seq = i, .reason = "why"};
+    for (unsigned i = 0; i < 3; i++)
+        refused |= store_target_advance(s, "one", &all) == -ENOBUFS;
+    assert_true(refused);
+    for (unsigned i = 0; i < 2 * STORE_TARGETS_MAX; i++) {
+        snprintf(name, sizeof(name), "more%u", i);
+        store_target_advance(s, name, &(struct store_advance){.uploaded = 1});
+    }
+    close_store(s);
+    assert_in_range(sql_number(dir, "SELECT count(*) FROM targets"), 1, STORE_TARGETS_MAX);
+    free(many);
+}
+
 static void test_defaults(void **state)
 {
     struct store_options options = {};
@@ -1536,6 +1762,12 @@ int main(int argc, char **argv)
         TEST(test_files_fail),
         TEST(test_file_taken_away),
         TEST(test_concurrent),
+        TEST(test_target_cursor),
+        TEST(test_target_rejected),
+        TEST(test_target_deleted),
+        TEST(test_target_old_store),
+        TEST(test_target_new_database),
+        TEST(test_target_bounds),
     };
 
     if (argc > 1)

@@ -97,12 +97,57 @@ static uint64_t first_seq_of_new(const struct writer *w)
     return w->next_seq ? MAX(w->next_seq, clock_now_ns(CLOCK_REALTIME) / NS_PER_US) : 1;
 }
 
+static struct store_target *find_target(struct writer *w, const char *name)
+{
+    struct store_target *target;
+
+    for (unsigned i = 0; i < w->n_targets; i++)
+        if (strcmp(w->targets[i].name, name) == 0)
+            return &w->targets[i];
+    if (w->n_targets == STORE_TARGETS_MAX)
+        return NULL;
+    target = &w->targets[w->n_targets++];
+    *target = (struct store_target){};
+    snprintf(target->name, sizeof(target->name), "%s", name);
+    return target;
+}
+
+/** What was done for a database that is gone goes on being counted: those that we know stay. */
+static int load_targets(struct writer *w)
+{
+    unsigned known = w->n_targets;
+    sqlite3_stmt *rows;
+    int r = schema_statement(&w->schema, STATEMENT_TARGETS, &rows);
+
+    if (r != SQLITE_OK)
+        return r;
+    while ((r = sqlite3_step(rows)) == SQLITE_ROW) {
+        const char *name = (const char *)sqlite3_column_text(rows, 0);
+        struct store_target *target = name ? find_target(w, name) : NULL;
+
+        if (!target || target < w->targets + known)
+            continue;
+        target->seq = (uint64_t)sqlite3_column_int64(rows, 1);
+        target->uploaded = (uint64_t)sqlite3_column_int64(rows, 2);
+        target->retried = (uint64_t)sqlite3_column_int64(rows, 3);
+        target->rejected = (uint64_t)sqlite3_column_int64(rows, 4);
+        target->deleted = (uint64_t)sqlite3_column_int64(rows, 5);
+    }
+    sqlite3_reset(rows);
+    return r == SQLITE_DONE ? SQLITE_OK : r;
+}
+
 int writer_open(struct writer *w)
 {
     int r = schema_open(&w->schema, w->path, first_seq_of_new(w), w->max_wal_bytes);
 
     if (r != SQLITE_OK) {
         w->os_error = w->schema.os_error;
+        return r;
+    }
+    r = load_targets(w);
+    if (r != SQLITE_OK) {
+        close_database(w, !schema_is_damage(r));
         return r;
     }
     w->next_seq = MAX(w->next_seq, w->schema.next_seq);
@@ -302,11 +347,26 @@ static int measure(struct writer *w, uint64_t *ret_counted)
     return SQLITE_OK;
 }
 
+static int drop_rejected(struct writer *w, int64_t seq)
+{
+    sqlite3_stmt *statement;
+    int r = schema_statement(&w->schema, STATEMENT_DROP_REJECTED, &statement);
+
+    if (r != SQLITE_OK)
+        return r;
+    sqlite3_bind_int64(statement, 1, seq);
+    return schema_run(&w->schema, STATEMENT_DROP_REJECTED);
+}
+
 static int delete_record(struct writer *w, int64_t seq)
 {
     sqlite3_stmt *statement;
     int r = stacks_make_room(&w->stacks, &w->schema);
 
+    if (r == SQLITE_OK)
+        r = drop_rejected(w, seq);
+    for (unsigned i = 0; i < w->n_targets; i++)
+        w->targets[i].deleted += w->targets[i].active && (uint64_t)seq > w->targets[i].seq;
     if (r == SQLITE_OK)
         r = schema_statement(&w->schema, STATEMENT_DELETE_RECORD, &statement);
     if (r != SQLITE_OK)
@@ -398,6 +458,69 @@ static int save_metas(struct writer *w, const struct writer_meta *metas, unsigne
     return SQLITE_OK;
 }
 
+static int reject(struct writer *w, const char *target, const struct writer_rejection *rejection)
+{
+    sqlite3_stmt *statement;
+    int r = schema_statement(&w->schema, STATEMENT_REJECT, &statement);
+
+    if (r != SQLITE_OK)
+        return r;
+    sqlite3_bind_int64(statement, 1, (int64_t)rejection->seq);
+    sqlite3_bind_text(statement, 2, target, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(statement, 3, (int64_t)clock_now_ns(CLOCK_REALTIME));
+    sqlite3_bind_text(statement, 4, rejection->reason, -1, SQLITE_STATIC);
+    r = schema_run(&w->schema, STATEMENT_REJECT);
+    sqlite3_clear_bindings(statement);
+    return r;
+}
+
+/** Before anything is deleted, so that what was uploaded is not taken for what was not. */
+static int advance_targets(struct writer *w, const struct writer_batch *batch)
+{
+    int r = SQLITE_OK;
+
+    for (unsigned i = 0; i < batch->n_advances; i++) {
+        const struct writer_advance *advance = &batch->advances[i];
+        struct store_target *target = find_target(w, advance->name);
+
+        if (!target) /* as many as there may be are in the table already, from other times */
+            continue;
+        target->active = true;
+        target->seq = MAX(target->seq, advance->seq);
+        target->uploaded += advance->uploaded;
+        target->retried += advance->retried;
+        target->rejected += advance->n_rejections;
+        for (size_t j = 0; r == SQLITE_OK && j < advance->n_rejections; j++)
+            r = reject(w, advance->name, &advance->rejections[j]);
+    }
+    return r;
+}
+
+static int save_targets(struct writer *w)
+{
+    int r = SQLITE_OK;
+
+    for (unsigned i = 0; r == SQLITE_OK && i < w->n_targets; i++) {
+        const struct store_target *target = &w->targets[i];
+        sqlite3_stmt *statement;
+
+        if (!target->active)
+            continue;
+        r = schema_statement(&w->schema, STATEMENT_SAVE_TARGET, &statement);
+        if (r != SQLITE_OK)
+            return r;
+        sqlite3_bind_text(statement, 1, target->name, -1, SQLITE_STATIC);
+        sqlite3_bind_int64(statement, 2, (int64_t)target->seq);
+        sqlite3_bind_int64(statement, 3, (int64_t)target->uploaded);
+        sqlite3_bind_int64(statement, 4, (int64_t)target->retried);
+        sqlite3_bind_int64(statement, 5, (int64_t)target->rejected);
+        sqlite3_bind_int64(statement, 6, (int64_t)target->deleted);
+        r = schema_run(&w->schema, STATEMENT_SAVE_TARGET);
+        sqlite3_clear_bindings(statement);
+    }
+    return r;
+}
+
 static int save_state(struct writer *w, uint64_t next_seq, uint64_t n_records, uint64_t files_seq)
 {
     sqlite3_stmt *statement;
@@ -412,19 +535,22 @@ static int save_state(struct writer *w, uint64_t next_seq, uint64_t n_records, u
     return schema_run(&w->schema, STATEMENT_SAVE_STATE);
 }
 
-static int transact(struct writer *w, struct doc *const *docs, unsigned n,
-                    const struct writer_meta *metas, unsigned n_metas)
+static int transact(struct writer *w, const struct writer_batch *batch)
 {
     struct schema *s = &w->schema;
     uint64_t next_seq = s->next_seq, deleted = 0, n_records, files_seq;
     int r = schema_run(s, STATEMENT_BEGIN);
 
     if (r == SQLITE_OK)
-        r = add_records(w, docs, n, &next_seq);
-    if (r == SQLITE_OK && w->deleting)
-        r = delete_oldest(w, n + DELETE_ROWS, &deleted);
+        r = add_records(w, batch->docs, batch->n, &next_seq);
     if (r == SQLITE_OK)
-        r = save_metas(w, metas, n_metas);
+        r = advance_targets(w, batch);
+    if (r == SQLITE_OK && w->deleting)
+        r = delete_oldest(w, batch->n + DELETE_ROWS, &deleted);
+    if (r == SQLITE_OK)
+        r = save_targets(w);
+    if (r == SQLITE_OK)
+        r = save_metas(w, batch->metas, batch->n_metas);
     if (r == SQLITE_OK)
         r = stacks_flush(&w->stacks, s);
     n_records = s->n_records + (next_seq - s->next_seq);
@@ -480,23 +606,30 @@ static int measure_committed(struct writer *w)
     return schema_is_damage(r) ? r : SQLITE_OK;
 }
 
-int writer_commit(struct writer *w, struct doc *const *docs, unsigned n,
-                  const struct writer_meta *metas, unsigned n_metas)
+int writer_commit(struct writer *w, const struct writer_batch *batch)
 {
+    struct store_target targets[STORE_TARGETS_MAX];
+    unsigned n_targets;
     int r = w->schema.db ? SQLITE_OK : writer_open(w);
 
     if (r != SQLITE_OK)
         return r;
+    memcpy(targets, w->targets, sizeof(targets));
+    n_targets = w->n_targets;
     /* Emptying the WAL may make the room that is wanting. */
     if (w->full)
         checkpoint(w, SQLITE_CHECKPOINT_TRUNCATE);
-    r = transact(w, docs, n, metas, n_metas);
+    r = transact(w, batch);
     if (r == SQLITE_OK) {
         w->full = false;
         w->os_error = 0;
+        for (unsigned i = 0; i < w->n_targets; i++)
+            w->unsent += w->targets[i].deleted - targets[i].deleted;
         return SQLITE_OK;
     }
 
+    memcpy(w->targets, targets, sizeof(targets));
+    w->n_targets = n_targets;
     w->os_error = (r & 0xff) == SQLITE_IOERR || (r & 0xff) == SQLITE_CANTOPEN
                       ? sqlite3_system_errno(w->schema.db)
                       : 0;
@@ -687,7 +820,7 @@ static int tidy_idle(struct writer *w, uint64_t now)
 
     if (idle_ns >= FILES_SYNC_NS && w->synced_seq != w->schema.files_seq &&
         w->options->record_files)
-        r = writer_commit(w, NULL, 0, NULL, 0);
+        r = writer_commit(w, &(struct writer_batch){});
     if (r == SQLITE_OK && idle_ns >= IDLE_NS)
         r = give_back(w);
     if (r == SQLITE_OK && ((w->schema.wal_pages >= IDLE_WAL_PAGES && idle_ns >= IDLE_NS) ||
@@ -732,7 +865,7 @@ void writer_done(struct writer *w, bool in_order)
             w->synced_seq = w->flushed_seq;
         w->clean = true;
         w->deleting = false;
-        writer_commit(w, NULL, 0, NULL, 0);
+        writer_commit(w, &(struct writer_batch){});
     }
     close_files(w);
     close_database(w, in_order);

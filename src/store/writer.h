@@ -16,6 +16,17 @@ struct writer_meta {
     char *name, *text; /* owned */
 };
 
+/** What a target has done since it last said so; struct store_advance, with its own memory. */
+struct writer_advance {
+    char name[STORE_TARGET_NAME_MAX];
+    uint64_t seq, uploaded, retried;
+    struct writer_rejection {
+        uint64_t seq;
+        char *reason; /* owned */
+    } * rejections;   /* owned */
+    size_t n_rejections;
+};
+
 struct writer {
     const struct store_options *options;
     char path[4096]; /* of the database */
@@ -37,6 +48,10 @@ struct writer {
     bool shrinking;     /* over max_size, and not yet well under it */
     bool deleting;      /* there is more to delete */
 
+    struct store_target targets[STORE_TARGETS_MAX]; /* as of the last commit */
+    unsigned n_targets;
+    uint64_t unsent; /* records deleted that a target had not got, since start */
+
     struct record_files files;
     bool files_ready;
     uint64_t flushed_seq, synced_seq; /* up to here all is in the files; and on the disk */
@@ -57,9 +72,17 @@ int writer_check(struct writer *w, const _Atomic bool *stop);
 /** Moves a damaged database aside, says so, and begins a new one. */
 int writer_replace(struct writer *w, int code);
 
+/** What goes into one transaction. */
+struct writer_batch {
+    struct doc *const *docs;
+    unsigned n;
+    const struct writer_meta *metas;
+    unsigned n_metas;
+    const struct writer_advance *advances;
+    unsigned n_advances;
+};
 /** One transaction: all of this, or nothing. Opens the database if it is not open. */
-int writer_commit(struct writer *w, struct doc *const *docs, unsigned n,
-                  const struct writer_meta *metas, unsigned n_metas);
+int writer_commit(struct writer *w, const struct writer_batch *batch);
 /** Brings the record files up to the database; the last commit's records are given. */
 int writer_files(struct writer *w, struct doc *const *docs, unsigned n);
 /** Retention, checkpoints and all else that falls due; `idle`: nobody waits. */
