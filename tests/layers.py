@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks who includes whom, and that no source file is forgotten.
 
-    core <- kernel <- {enrich, events, store, root, targets, web} <- agent <- cli <- main
+    core <- kernel <- {enrich, events, store, root} <- {targets, web} <- agent <- cli <- main
 
 A room may include itself and what stands to the left of it; rooms in braces, and event kinds, don't
 include each other. The BPF side (src/bpf, *.bpf.c and every header that these reach) may include only
@@ -22,7 +22,8 @@ from pathlib import Path
 LEVELS = [
     {"core"},
     {"kernel"},
-    {"enrich", "events", "store", "root", "targets", "web"},
+    {"enrich", "events", "store", "root"},
+    {"targets", "web"},
     {"agent"},
     {"cli"},
     {"main"},
@@ -148,7 +149,7 @@ def check_spdx(tree):
 
 
 def check_built(tree):
-    """Each C file is named in a meson.build; an event kind's by the kind's name."""
+    """Each C file is named in a meson.build; an event kind's and a target's by its name."""
     built = set()
     for build in [tree.root / "meson.build", *tree.src.rglob("meson.build")]:
         text = "\n".join(line.split("#")[0] for line in tree.read(build).splitlines())
@@ -159,6 +160,8 @@ def check_built(tree):
                 # All of a kind's C files are built, its test by the kind's name.
                 built |= {f for f in folder.glob("*.c") if not f.name.startswith("test_")}
                 built.add(folder / f"test_{named}.c")
+            if build.parent == tree.src / "targets":
+                built |= {(build.parent / f"{before}{named}.c").resolve() for before in ("", "test_")}
     for name in tree.files:
         if name.endswith(".c") and (tree.src / name).resolve() not in built:
             yield f"src/{name}:1: is in no meson.build, so nobody builds it"
@@ -184,6 +187,10 @@ SAMPLE = {
     "src/bpf/more.h": [SPDX, '#include "bpf/common.h"'],
     "src/attic/old.h": [SPDX + " but in a room without a place: WRONG"],
     "src/events/meson.build": "event_names = ['oom', 'drop']",
+    "src/targets/meson.build": "target_names = ['here']",
+    "src/targets/here.c": [SPDX, '#include "store/store.h"', '#include "core/base.h"'],
+    "src/targets/test_here.c": [SPDX],
+    "src/targets/there.c": [SPDX + " but nobody builds it: WRONG"],
     "src/events/oom/oom.h": [SPDX, '#include "core/wire.h"'],
     "src/events/oom/oom.bpf.c": [
         SPDX,

@@ -44,6 +44,8 @@
 #define EXE_PENDING_MAX   128
 #define COLLECT_BOUND_NS  (2 * NS_PER_SEC)
 #define COLLECT_MAX       256
+#define UPLOAD_BOUND_NS   (1500 * NS_PER_MS)
+#define UPLOAD_END_NS     (6 * NS_PER_SEC) /* after the end has begun nothing is uploaded any more */
 #define STORE_BOUND_NS    (7 * NS_PER_SEC) /* with the other, less than the root part's patience */
 #define CLOSE_BOUND_NS    (1 * NS_PER_SEC)
 #define OUTPUT_BOUND_NS   (1 * NS_PER_SEC)
@@ -60,6 +62,7 @@ struct answers {
 struct agent {
     const struct agent_setup *setup;
     const struct config *before; /* of the agent whose place is taken, or NULL */
+    const struct config *config;
     const struct agent_options *options;
     const struct store_options *store_options;
     struct privilege_user user;
@@ -99,6 +102,9 @@ struct agent {
     struct windows *windows;
     struct store *store;
     struct output *output;
+    struct uploader *uploaders[STORE_TARGETS_MAX];
+    size_t n_uploaders;
+    struct uploader_state uploads[STORE_TARGETS_MAX]; /* as was last asked */
 
     uint64_t status_sum; /* of what was saved last: nothing is written while nothing happens */
     bool ready, ready_once, ending;
@@ -501,12 +507,17 @@ static void record_losses(struct agent *a, bool last)
 
 static const char root_gone[] = "its root part was killed";
 
-static struct status_input status_input(const struct agent *a, bool running)
+static struct status_input status_input(struct agent *a, bool running)
 {
+    for (size_t i = 0; i < a->n_uploaders; i++)
+        if (a->uploaders[i])
+            uploader_get_state(a->uploaders[i], &a->uploads[i]);
     return (struct status_input){
         .kinds = a->kinds,
         .n_kinds = a->n_kinds,
         .store = a->store,
+        .uploads = a->uploads,
+        .n_uploads = a->n_uploaders,
         .running = running,
         .ready = running && a->ready,
         .started_ns = a->started_ns,
@@ -675,6 +686,12 @@ static int on_tick(void *arg)
         kind_get_account(&a->kinds[i], a->store, &account);
         sum += account.seen + account.recorded + account.lost;
     }
+    for (size_t i = 0; i < a->n_uploaders; i++) {
+        struct store_target target = {};
+
+        store_get_target(a->store, a->uploads[i].target, &target);
+        sum += target.uploaded + target.rejected + target.deleted;
+    }
     if (sum != a->status_sum) {
         a->status_sum = sum;
         save_status(a, true);
@@ -708,6 +725,8 @@ static int on_stored(void *arg, uint32_t revents)
     (void)revents;
     read_empty(store_fd(a->store));
     output_wake(a->output);
+    for (size_t i = 0; i < a->n_uploaders; i++)
+        uploader_wake(a->uploaders[i]);
     return 0;
 }
 
@@ -836,6 +855,44 @@ static void describe_origin(struct agent *a)
     read_boot_id(a->origin.boot_id);
 }
 
+static void note_socket(void *arg, int fd, bool open)
+{
+    const struct agent *a = arg;
+
+    own_sockets_note(a->own, fd, open);
+}
+
+/** Their secrets may be readable by root only. */
+static int open_uploaders(struct agent *a)
+{
+    const struct http_sockets sockets = {.note = note_socket, .arg = a};
+
+    for (size_t i = 0; i < n_targets && a->n_uploaders < STORE_TARGETS_MAX; i++) {
+        const struct http_options *http = config_section(a->config, targets[i]->name);
+        int r;
+
+        if (!http->url.n)
+            continue;
+        r = uploader_new(targets[i], http, &sockets, &a->uploaders[a->n_uploaders]);
+        if (r < 0)
+            return r;
+        uploader_get_state(a->uploaders[a->n_uploaders], &a->uploads[a->n_uploaders]);
+        a->n_uploaders++;
+    }
+    return 0;
+}
+
+static void start_uploaders(struct agent *a)
+{
+    for (size_t i = 0; i < a->n_uploaders; i++) {
+        int r = uploader_start(a->uploaders[i], a->store, a->store_options->path);
+
+        if (r < 0)
+            log_error("uploading to %s is not possible: %s; records are kept in the store",
+                      a->uploads[i].target, strerror(-r));
+    }
+}
+
 static int with_privilege(struct agent *a)
 {
     int r = privilege_find_user(a->options->user, &a->user);
@@ -854,6 +911,8 @@ static int with_privilege(struct agent *a)
     r = receive_kinds(a);
     if (r == 0)
         r = open_rings(a);
+    if (r == 0)
+        r = open_uploaders(a);
     if (r < 0) {
         log_error("taking the hooks over from the root part failed: %s", strerror(-r));
         return r;
@@ -1120,6 +1179,7 @@ static int begin(struct agent *a)
     /* The two are committed together: a crash after the one is noticed by the other. */
     r = check_watched(a);
     a->ready = a->ready_once = r == 0;
+    start_uploaders(a);
     save_status(a, true);
     record_coverage(a);
     /* From here on nobody waits for the other side. */
@@ -1175,12 +1235,31 @@ static void send_state(struct agent *a)
     a->state_fd = fd_close(a->state_fd);
 }
 
-/** Returns false if the output thread hangs: then nothing may touch standard output any more. */
+/** What has just been written is sent yet, if that takes no time; the rest is at the next start.
+ * Returns false if a thread hangs. */
+static bool end_uploaders(struct agent *a, uint64_t latest_ns)
+{
+    uint64_t now = clock_now_ns(CLOCK_MONOTONIC);
+    uint64_t deadline_ns = a->handing_over ? now : MIN(now + UPLOAD_BOUND_NS, latest_ns);
+    bool ended = true;
+
+    for (size_t i = 0; i < a->n_uploaders; i++) {
+        uploader_wake(a->uploaders[i]);
+        uploader_get_state(a->uploaders[i], &a->uploads[i]);
+        ended &= uploader_end(a->uploaders[i], deadline_ns);
+        a->uploaders[i] = NULL;
+    }
+    return ended;
+}
+
+/** Returns false if a thread hangs that shows or uploads: then nothing may touch standard output
+ * any more, nor wait for that thread. */
 static bool end_store(struct agent *a)
 {
-    const struct status_input in = status_input(a, false);
+    const uint64_t began_ns = clock_now_ns(CLOCK_MONOTONIC);
+    struct status_input in;
     _free_ char *table = NULL;
-    bool printed;
+    bool printed, uploaded;
 
     if (a->ready_once) {
         record_losses(a, true);
@@ -1189,7 +1268,9 @@ static bool end_store(struct agent *a)
     }
     wait_for_store(a);
     printed = output_end(a->output, OUTPUT_BOUND_NS);
+    uploaded = end_uploaders(a, began_ns + UPLOAD_END_NS);
     save_status(a, false);
+    in = status_input(a, false);
     if (a->handing_over)
         a->state_fd = handover_write(&in, a->windows);
     else if (a->setup->table && a->ready_once)
@@ -1199,14 +1280,17 @@ static bool end_store(struct agent *a)
         print(table);
     if (a->handing_over)
         send_state(a);
-    return printed;
+    return printed && uploaded;
 }
 
 static void end(struct agent *a)
 {
     a->pending = pending_free(a->pending);
     if (a->store && !end_store(a))
-        _exit(a->exit_status); /* exit() would wait for the stream that the thread has locked */
+        _exit(a->exit_status); /* exit() would wait for what the thread has locked */
+    for (size_t i = 0; !a->store && i < a->n_uploaders; i++)
+        if (a->uploaders[i])
+            uploader_end(a->uploaders[i], 0); /* that were never started */
     watch_free(a->expiry);
     watch_free(a->channel_watch);
     for (size_t i = 0; i < a->n_watches; i++)
@@ -1297,6 +1381,7 @@ int agent_run(int channel, const struct config *config, const struct config *bef
         .kallsyms = -1,
         .monotonic.base = CLOCK_MONOTONIC,
     };
+    a->config = config;
     a->options = config_section(config, "agent");
     a->store_options = config_section(config, "store");
     prctl(PR_SET_NAME, "huatuo-agent");

@@ -9,6 +9,7 @@
 #include "agent/on_demand.h"
 #include "core/channel.h"
 #include "store/store.h"
+#include "targets/uploader.h"
 
 #define AGENT_KINDS_MAX 32
 #define AGENT_HOOKS_MAX 8
@@ -102,6 +103,8 @@ struct status_input {
     const struct agent_kind *kinds;
     size_t n_kinds;
     const struct store *store;
+    const struct uploader_state *uploads; /* of n_uploads targets */
+    size_t n_uploads;
     bool running, ready;
     uint64_t started_ns;           /* CLOCK_REALTIME */
     const char *version, *symbols; /* symbols: "" or why there are none */

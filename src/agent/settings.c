@@ -8,6 +8,7 @@
 
 #include "core/event.h"
 #include "store/store.h"
+#include "targets/target.h"
 
 #define KINDS_MAX 32
 
@@ -113,11 +114,21 @@ static const struct option_section agent_section = {
 
 const struct option_section *const *settings_sections(size_t *ret_n)
 {
-    static struct option_section kinds[KINDS_MAX];
-    static const struct option_section *all[KINDS_MAX + 2];
+    static struct option_section kinds[KINDS_MAX], servers[STORE_TARGETS_MAX];
+    static const struct option_section *all[2 + STORE_TARGETS_MAX + KINDS_MAX];
+    size_t n = 0;
 
-    all[0] = &agent_section;
-    all[1] = &store_section;
+    all[n++] = &agent_section;
+    all[n++] = &store_section;
+    for (size_t i = 0; i < n_targets && i < STORE_TARGETS_MAX; i++) {
+        servers[i] = (struct option_section){
+            .name = targets[i]->name,
+            .help = targets[i]->summary,
+            .options = targets[i]->options,
+            .size = targets[i]->options_size,
+        };
+        all[n++] = &servers[i];
+    }
     for (size_t i = 0; i < n_events && i < KINDS_MAX; i++) {
         kinds[i] = (struct option_section){
             .name = events[i]->name,
@@ -125,9 +136,9 @@ const struct option_section *const *settings_sections(size_t *ret_n)
             .options = events[i]->options,
             .size = events[i]->options_size,
         };
-        all[2 + i] = &kinds[i];
+        all[n++] = &kinds[i];
     }
-    *ret_n = 2 + MIN(n_events, (size_t)KINDS_MAX);
+    *ret_n = n;
     return all;
 }
 

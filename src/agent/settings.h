@@ -16,7 +16,7 @@ struct agent_options {
     bool sysrq;
 };
 
-/** agent, store, then one for each event kind. Static memory. */
+/** agent, store, then one for each target, then one for each event kind. Static memory. */
 const struct option_section *const *settings_sections(size_t *ret_n);
 /** A config of all sections with its defaults. */
 int settings_new(struct config **ret);

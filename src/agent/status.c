@@ -205,10 +205,27 @@ static json_t *store_json(const struct store_state *s)
                      (json_int_t)s->deleted, "next_seq", (json_int_t)s->next_seq);
 }
 
+/** Counts are for ever, not since the start: they belong to the cursor, which the store keeps. */
+static json_t *upload_json(const struct uploader_state *u, const struct store *store)
+{
+    struct store_target target = {};
+    uint64_t now = clock_now_ns(CLOCK_REALTIME);
+    uint64_t oldest_ns = u->oldest_ns && now > u->oldest_ns ? now - u->oldest_ns : 0;
+
+    if (store)
+        store_get_target(store, u->target, &target);
+    return json_pack("{s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "state",
+                     *u->problem ? "failing" : "ok", "problem", status_text(u->problem), "url",
+                     status_text(u->url), "uploaded", (json_int_t)target.uploaded, "retried",
+                     (json_int_t)target.retried, "rejected", (json_int_t)target.rejected, "deleted",
+                     (json_int_t)target.deleted, "oldest_not_uploaded_s",
+                     (json_int_t)(oldest_ns / NS_PER_SEC));
+}
+
 char *status_json(const struct status_input *in)
 {
     char started[CLOCK_TEXT_MAX], *text;
-    json_t *root = json_object(), *events_object = json_object();
+    json_t *root = json_object(), *events_object = json_object(), *uploads = json_object();
     struct store_state state = {};
 
     /* Before the counts: after a crash, what is committed from `next_seq` on is not lost. */
@@ -228,7 +245,10 @@ char *status_json(const struct status_input *in)
         json_object_set_new(events_object, in->kinds[i].event->name,
                             status_event(&in->kinds[i], in));
     json_object_set_new(root, "events", events_object);
-    json_object_set_new(root, "targets", json_object());
+    for (size_t i = 0; i < in->n_uploads; i++)
+        json_object_set_new(uploads, in->uploads[i].target,
+                            upload_json(&in->uploads[i], in->store));
+    json_object_set_new(root, "targets", uploads);
     if (in->store)
         json_object_set_new(root, "store", store_json(&state));
     text = json_dumps(root, JSON_COMPACT);

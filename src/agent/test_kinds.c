@@ -20,6 +20,7 @@
 struct store {
     struct store_counts counts;
     struct store_state state;
+    struct store_target target;
 };
 
 void store_get_counts(const struct store *s, unsigned event, struct store_counts *ret)
@@ -31,6 +32,14 @@ void store_get_counts(const struct store *s, unsigned event, struct store_counts
 void store_get_state(const struct store *s, struct store_state *ret)
 {
     *ret = s->state;
+}
+
+int store_get_target(const struct store *s, const char *name, struct store_target *ret)
+{
+    if (strcmp(name, s->target.name) != 0)
+        return -ENOENT;
+    *ret = s->target;
+    return 0;
 }
 
 /* --- a kind, with files in memory for its maps */
@@ -437,6 +446,35 @@ static void test_status(void **state)
     json_decref(json);
 }
 
+static void test_uploads(void **state)
+{
+    struct store store = {
+        .target =
+            {.name = "one", .seq = 9, .uploaded = 5, .retried = 6, .rejected = 3, .deleted = 1},
+    };
+    struct uploader_state uploads[] = {
+        {.target = "one", .url = "https://a:9200"},
+        {.target = "two", .url = "http://b", .problem = "no \xff"},
+    };
+    struct status_input in = input_of(*state, &store);
+    json_t *json, *all;
+
+    take(*state);
+    uploads[1].oldest_ns = clock_now_ns(CLOCK_REALTIME) - 90 * NS_PER_SEC;
+    in.uploads = uploads;
+    in.n_uploads = 2;
+    json = status(&in);
+    all = json_object_get(json, "targets");
+    assert_json(json_object_get(all, "one"),
+                "{\"state\":\"ok\",\"problem\":\"\",\"url\":\"https://a:9200\",\"uploaded\":5,"
+                "\"retried\":6,\"rejected\":3,\"deleted\":1,\"oldest_not_uploaded_s\":0}");
+    assert_json(json_object_get(all, "two"),
+                "{\"state\":\"failing\",\"problem\":\"no \\\\xff\",\"url\":\"http://b\","
+                "\"uploaded\":0,\"retried\":0,\"rejected\":0,\"deleted\":0,"
+                "\"oldest_not_uploaded_s\":90}");
+    json_decref(json);
+}
+
 static void test_measures(void **state)
 {
     static const char *const names[] = {"ticks", "late", NULL};
@@ -630,6 +668,7 @@ int main(void)
         TEST(test_states),
         TEST(test_switched_off),
         TEST(test_measures),
+        TEST(test_uploads),
         TEST(test_incomplete),
         TEST(test_lost_by),
         TEST(test_hostile_texts),

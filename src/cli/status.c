@@ -82,11 +82,28 @@ static void print_event(const char *name, const json_t *event)
     fputs(line.data ? line.data : "", stdout);
 }
 
+static void print_target(const char *name, const json_t *target)
+{
+    printf("%s: %s, uploaded %lld", name, string_of(target, "state"),
+           number_of(target, "uploaded"));
+    if (number_of(target, "rejected"))
+        printf(", rejected %lld (huatuo list --rejected)", number_of(target, "rejected"));
+    if (number_of(target, "deleted"))
+        printf(", deleted before they were uploaded %lld", number_of(target, "deleted"));
+    if (number_of(target, "retried"))
+        printf(", sent again %lld", number_of(target, "retried"));
+    if (number_of(target, "oldest_not_uploaded_s"))
+        printf(", the oldest waits for %lld s", number_of(target, "oldest_not_uploaded_s"));
+    putchar('\n');
+    if (*string_of(target, "problem"))
+        printf("    %s: %s\n", string_of(target, "url"), string_of(target, "problem"));
+}
+
 static void print_text(const json_t *status)
 {
     const json_t *store = json_object_get(status, "store");
     const char *name;
-    json_t *event;
+    json_t *event, *target;
 
     printf("%s, version %s, user %s, started %s\n",
            json_is_true(json_object_get(status, "running"))
@@ -99,6 +116,8 @@ static void print_text(const json_t *status)
         printf("store: %lld records, %lld bytes%s%s\n", number_of(store, "records"),
                number_of(store, "size_bytes"), *string_of(store, "problem") ? "; " : "",
                string_of(store, "problem"));
+    json_object_foreach(json_object_get(status, "targets"), name, target)
+        print_target(name, target);
     json_object_foreach(json_object_get(status, "events"), name, event) print_event(name, event);
 }
 

@@ -237,6 +237,8 @@ struct event {
     /** What a program leaves for each CPU in the map `samples` of the BPF object; 0: it has none.
      */
     size_t sample_size;
+    /** Rare, and worth a look each: Elasticsearch keeps them in an index of their own. */
+    bool is_case;
     /** Its events are reports of what goes on (event_episode() in bpf/event.bpf.h). */
     bool episodes;
     /** Size of the kind's own settings in the section .data.settings; 0: it has none. */

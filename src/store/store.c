@@ -69,9 +69,9 @@ struct store {
     /* The thread's own: */
     struct writer writer;
     struct doc *batch[WRITER_BATCH_MAX];
-    struct meta_list taken; /* metas that the next commit writes */
-    struct advance_list taken_advances;
-    bool failing;        /* the last commit failed */
+    struct meta_list taken;             /* metas that the next commit writes */
+    struct advance_list taken_advances; /* the mutex over these as well */
+    bool failing;                       /* the last commit failed */
     bool tried_last;     /* at the end one more time, however short ago the last was */
     uint64_t started_ns; /* when the last commit began */
     uint64_t ticked_ns, retry_ns, replaced_ns, alive_ns;
@@ -304,19 +304,46 @@ int store_target_advance(struct store *s, const char *name, const struct store_a
     return r;
 }
 
-int store_get_target(const struct store *s, const char *name, struct store_target *ret)
+static int target_locked(const struct store *s, const char *name, struct store_target *ret)
 {
-    pthread_mutex_t *mutex = (pthread_mutex_t *)&s->mutex;
+    const struct advance_list *const waiting[] = {&s->taken_advances, &s->advances};
     int r = -ENOENT;
 
-    pthread_mutex_lock(mutex);
+    *ret = (struct store_target){};
     for (unsigned i = 0; i < s->n_targets; i++) {
         if (strcmp(s->targets[i].name, name) != 0)
             continue;
         *ret = s->targets[i];
         r = 0;
     }
+    for (size_t i = 0; i < 2 * STORE_TARGETS_MAX; i++) {
+        const struct advance_list *list = waiting[i / STORE_TARGETS_MAX];
+        const struct writer_advance *advance = &list->items[i % STORE_TARGETS_MAX];
+
+        if (i % STORE_TARGETS_MAX >= list->n || strcmp(advance->name, name) != 0)
+            continue;
+        ret->active = true;
+        ret->seq = MAX(ret->seq, advance->seq);
+        ret->uploaded += advance->uploaded;
+        ret->retried += advance->retried;
+        ret->rejected += advance->n_rejections;
+        r = 0;
+    }
+    snprintf(ret->name, sizeof(ret->name), "%s", name);
+    return r;
+}
+
+int store_get_target(const struct store *s, const char *name, struct store_target *ret)
+{
+    pthread_mutex_t *mutex = (pthread_mutex_t *)&s->mutex;
+    struct store_target target;
+    int r;
+
+    pthread_mutex_lock(mutex);
+    r = target_locked(s, name, &target);
     pthread_mutex_unlock(mutex);
+    if (r == 0)
+        *ret = target;
     return r;
 }
 
@@ -459,9 +486,11 @@ static void committed(struct store *s, unsigned n)
     uint64_t one = 1;
 
     metas_done(&s->taken);
-    advances_done(&s->taken_advances);
     say_unsent(s);
     pthread_mutex_lock(&s->mutex);
+    advances_done(&s->taken_advances);
+    memcpy(s->targets, s->writer.targets, sizeof(s->targets));
+    s->n_targets = s->writer.n_targets;
     for (unsigned i = 0; i < n; i++) {
         struct store_counts *counts = counts_of(s, s->batch[i]);
 

@@ -109,7 +109,7 @@ struct store_advance {
  * waits already, ask again later.
  */
 int store_target_advance(struct store *s, const char *name, const struct store_advance *advance);
-/** As of the last commit. -ENOENT: it is not known yet. */
+/** With what waits for the next commit. -ENOENT: it is not known. */
 int store_get_target(const struct store *s, const char *name, struct store_target *ret);
 
 /* ---- reading: any process, any number, never in the way of the writer */

@@ -1587,7 +1587,9 @@ static void test_target_rejected(void **state)
     advance(
         s, "two",
         (struct store_advance){.seq = 4, .uploaded = 3, .rejections = &other, .n_rejections = 1});
-    wait_until(target_of(s, "two").seq == 4);
+    assert_int_equal(target_of(s, "two").seq, 4);
+    assert_int_equal(target_of(s, "one").rejected, 3);
+    wait_until(read_refused(dir, (struct store_query){}).n == 3);
     assert_int_equal(target_of(s, "one").rejected, 3);
 
     refused = read_refused(dir, (struct store_query){});
@@ -1676,7 +1678,7 @@ static void test_target_new_database(void **state)
 
     put(s, (struct what){.n = 0});
     advance(s, "one", (struct store_advance){.seq = 1, .uploaded = 1});
-    wait_until(target_of(s, "one").seq == 1);
+    wait_until(sql_number(dir, "SELECT count(*) FROM targets") == 1);
     path_of(dir, "huatuo.db", path);
     assert_int_equal(unlink(path), 0);
     wait_until(access(path, F_OK) == 0); /* it notices within ten seconds, and makes a new one */

@@ -394,6 +394,7 @@ static int memreclaim_provoke(struct provoked *ret)
 const struct event event_memreclaim = {
     .name = "memreclaim",
     .tracer_name = "directreclaim",
+    .is_case = true,
     .summary = "A process spends its time freeing memory before it gets any.",
     .options = option_table,
     .options_size = sizeof(struct memreclaim_options),

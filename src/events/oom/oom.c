@@ -347,6 +347,7 @@ static int oom_provoke(struct provoked *ret)
 const struct event event_oom = {
     .name = "oom",
     .tracer_name = "oom",
+    .is_case = true,
     .summary = "The kernel runs out of memory and kills a process.",
     .options = oom_option_table,
     .options_size = sizeof(struct oom_options),

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/**
+ * Takes the store's records to one target, on a thread of its own for which nobody waits: follows a
+ * cursor in the store, sends batches, tries again what was not taken, and keeps the cursor in the
+ * store. Records are in memory only while a request is being made. A record is sent again if it is
+ * not known whether it has arrived; the server knows by its id that it has it.
+ */
+
+#include "store/store.h"
+#include "targets/target.h"
+
+#define UPLOADER_BATCH_MAX 1000 /* records of one request */
+
+struct uploader;
+
+/**
+ * Reads the secrets that the options name, so it wants the rights for that. `options` is the
+ * target's struct and outlives it; `sockets` may be NULL.
+ */
+int uploader_new(const struct target *target, const void *options,
+                 const struct http_sockets *sockets, struct uploader **ret);
+/** Begins. `path` is the directory of `store`, which outlives it. */
+int uploader_start(struct uploader *u, struct store *store, const char *path);
+/** There is something new. Never waits. */
+void uploader_wake(struct uploader *u);
+/**
+ * Sends what is left, if the server takes it at once, at most until `deadline_ns`
+ * (CLOCK_MONOTONIC), and frees it. False if the thread hangs (a name server, a disk): then it goes
+ * with the process, and does not touch the store any more.
+ */
+bool uploader_end(struct uploader *u, uint64_t deadline_ns);
+
+struct uploader_state {
+    const char *target; /* its name */
+    char url[256];      /* the server that is asked now */
+    char problem[768];  /* printable; "": there is none */
+    uint64_t
+        oldest_ns; /* CLOCK_REALTIME of the oldest record that is to be sent; 0: there is none */
+};
+void uploader_get_state(struct uploader *u, struct uploader_state *ret);

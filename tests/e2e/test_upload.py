@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records on their way to Elasticsearch, with a server that misbehaves: each arrives, and is there once."""
+
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import time
+
+import pytest
+from harness import patience, wait_until
+from elasticsearch import certificate, server  # noqa: F401 (fixtures)
+
+pytestmark = pytest.mark.host_only("nothing of it depends on the kernel")
+
+KIND = "oom"  # it watches, and hardly ever has anything to say: records are those of its coverage
+
+
+def begin(agent, url, *arguments, store=None, env=None, **options):
+    """options: elasticsearch.*; without `__` in front of the dot: store__path."""
+    options = {"url": url, "flush_interval": "20ms", **options}
+    sets = {key.replace("__", ".") if "__" in key else f"elasticsearch.{key}": value for key, value in options.items()}
+    words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+    return agent("--events", KIND, *words, *arguments, store=store, env=env)
+
+
+def target(one):
+    return one.status()["targets"]["elasticsearch"]
+
+
+def ids(one):
+    return [json.loads(line)["tracer_id"] for line in one.huatuo("list", "--json").stdout.decode().splitlines()]
+
+
+def wait_uploaded(one, server, timeout=30, but=()):  # noqa: F811
+    """Everything that is in the store is at the server, as it is in the store."""
+    wait_until(
+        lambda: set(server.documents) >= set(ids(one)) - set(but),
+        timeout,
+        lambda: f"{len(ids(one))} records at the server, which has {len(server.documents)}; {target(one)}",
+    )
+
+
+@pytest.fixture
+def filled(agent):
+    """filled(n): a store in which n records are, without an agent. They differ in their ids and numbers."""
+
+    def fill(n, **fields):
+        one = agent("--events", KIND)
+        one.stop()
+        db = sqlite3.connect(one.store / "huatuo.db")
+        seq, when, name, text = db.execute("SELECT seq, time, tracer_name, json FROM records").fetchone()
+        record = json.loads(text)
+        rows = []
+        for i in range(n):
+            key = f"{when + i:016x}{random.getrandbits(48):012x}"
+            record.update(tracer_id=key, tracer_data={"number": i, **fields})
+            rows.append((key, when + i, name, json.dumps(record, separators=(",", ":"))))
+        first = db.execute("SELECT next_seq FROM state").fetchone()[0]
+        db.executemany(
+            f"INSERT INTO records(seq, id, time, tracer_name, json) VALUES({first} + ?, ?, ?, ?, ?)",
+            [(i, *row) for i, row in enumerate(rows)],
+        )
+        db.execute(f"UPDATE state SET next_seq = next_seq + {n}, n_records = n_records + {n}, files_seq = next_seq + {n} - 1")
+        db.commit()
+        db.close()
+        return one
+
+    return fill
+
+
+def test_documents(agent, server):  # noqa: F811
+    """Every record is a document, in the index of its day, with its id, as it is in the store."""
+    elastic = server()
+    one = begin(agent, elastic.url)
+    wait_uploaded(one, elastic)
+    wait_until(lambda: target(one)["uploaded"] == len(ids(one)), 10, lambda: target(one))
+    last = one.stop()
+    records = [json.loads(line) for line in one.huatuo("list", "--json").stdout.decode().splitlines()]
+    assert len(records) == 2  # the last one was sent at the end
+    for record in records:
+        index = "huatuo_" + record["time"].partition(" ")[0]
+        document = elastic.indices[index][record["tracer_id"]]
+        assert abs(document.pop("es_index_time") / 1000 - time.time()) < 600
+        assert document == record
+    assert list(elastic.indices) == [index]
+    state = last["targets"]["elasticsearch"]
+    assert (state["uploaded"], state["rejected"], state["deleted"], state["retried"]) == (2, 0, 0, 0)
+    assert state["oldest_not_uploaded_s"] == 0 and state["state"] == "ok" and state["problem"] == ""
+    assert max(elastic.arrivals.values()) == 1
+    text = one.huatuo("status").stdout.decode()
+    assert "elasticsearch: ok, uploaded 2\n" in text
+
+
+def test_datastream(agent, server):  # noqa: F811
+    elastic = server()
+    one = begin(agent, elastic.url, mode="datastream", index="fleet", compress="false")
+    wait_uploaded(one, elastic)
+    assert list(elastic.indices) == ["fleet"]
+    for document in elastic.documents.values():
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{1,9}([+-]\d\d:\d\d|Z)", document["@timestamp"])
+
+
+def test_without(agent):
+    """Nobody uploads who has not been told where to."""
+    one = agent("--events", KIND)
+    assert one.status()["targets"] == {}
+    threads = [open(f"/proc/{one.proper()}/task/{t}/comm").read().strip() for t in os.listdir(f"/proc/{one.proper()}/task")]
+    assert "store" in threads and "upload" not in threads
+
+
+def test_down_at_start(agent, server):  # noqa: F811
+    first = server()
+    port = first.port
+    first.close()
+    one = begin(agent, first.url)
+    wait_until(lambda: target(one)["state"] == "failing", 10, "a failure")
+    state = target(one)
+    assert "does the server run" in state["problem"] and state["url"] == first.url
+    wait_until(lambda: target(one)["oldest_not_uploaded_s"] >= 1, 10, "a record that waits")
+    assert one.stderr.count("uploading to elasticsearch at") == 1  # it does not say it each time
+    text = one.huatuo("status").stdout.decode()
+    assert "elasticsearch: failing" in text and "the oldest waits for" in text
+    elastic = server(port=port)
+    wait_uploaded(one, elastic)
+    wait_until(lambda: "works again" in one.stderr, 10, "a line that says so")
+    wait_until(lambda: target(one)["state"] == "ok", 10, "its recovery")
+
+
+def test_goes_on_after_restart(agent, server):  # noqa: F811
+    """The cursor is the store's: what was there is not sent again, what came meanwhile is."""
+    elastic = server()
+    one = begin(agent, elastic.url)
+    wait_uploaded(one, elastic)
+    one.stop()
+    without = agent("--events", KIND, store=one.store)
+    without.stop()
+    third = begin(agent, elastic.url, store=one.store)
+    wait_uploaded(third, elastic)
+    third.stop()
+    assert set(elastic.documents) == set(ids(third)) and len(ids(third)) == 6
+    assert max(elastic.arrivals.values()) == 1
+
+
+def test_reload(agent, server, tmp_path):  # noqa: F811
+    """SIGHUP: another server, from the place where the agent before was."""
+    first, second = server(), server()
+    config = tmp_path / "huatuo.yaml"
+    config.write_text(f"elasticsearch:\n  url: {first.url}\n  flush_interval: 20ms\n")
+    one = agent("--events", KIND, "--config", str(config))
+    wait_uploaded(one, first)
+    config.write_text(f"elasticsearch:\n  url: {second.url}\n  flush_interval: 20ms\noom:\n  repeat_keys: 32\n")
+    one.reload()
+    assert target(one)["url"] == second.url
+    one.stop()
+    assert set(first.documents) | set(second.documents) == set(ids(one))
+    assert not set(first.documents) & set(second.documents)
+
+
+def test_many(filled, agent, server):  # noqa: F811
+    elastic = server()
+    one = begin(agent, elastic.url, store=filled(3000).store)
+    wait_uploaded(one, elastic)
+    one.stop()
+    assert max(elastic.arrivals.values()) == 1
+    assert 500 <= elastic.largest <= 1000
+
+
+def test_one_bad_among_a_thousand(filled, agent, server):  # noqa: F811
+    elastic = server()
+    reason = "failed to parse field [number]: \x1b[31m\"617\""
+    elastic.bad = lambda document: reason if document["tracer_data"].get("number") == 617 else None
+    one = begin(agent, elastic.url, store=filled(1000).store)
+    wait_until(lambda: target(one)["rejected"] == 1, 30, lambda: target(one))
+    (bad,) = [r["tracer_id"] for r in one.records("coverage") if r["tracer_data"].get("number") == 617]
+    wait_uploaded(one, elastic, but=[bad])
+    assert bad not in elastic.documents
+    assert elastic.arrivals[bad] == 1  # it is not tried again
+    state = target(one)
+    assert state["state"] == "ok" and state["uploaded"] == len(ids(one)) - 1
+    (line,) = one.huatuo("list", "--rejected", "--json").stdout.decode().splitlines()
+    rejected = json.loads(line)
+    assert rejected["record"]["tracer_id"] == bad and rejected["target"] == "elasticsearch"
+    assert rejected["reason"] == f"400 mapper_parsing_exception: {reason}"
+    text = one.huatuo("list", "--rejected").stdout.decode()
+    assert "refused by elasticsearch, 20" in text and "\\x1b[31m" in text and "\x1b[31m" not in text
+    assert "huatuo list --rejected" in one.huatuo("status").stdout.decode()
+
+
+def test_busy(filled, agent, server):  # noqa: F811
+    """429 for each document, twice."""
+    elastic = server()
+    elastic.busy = 2
+    one = begin(agent, elastic.url, store=filled(50).store)
+    wait_uploaded(one, elastic)
+    wait_until(lambda: target(one)["uploaded"] == len(ids(one)), 10, lambda: target(one))
+    assert target(one)["rejected"] == 0
+    assert target(one)["retried"] >= 100
+
+
+def test_cut(filled, agent, server):  # noqa: F811
+    """A proxy that leaves off in the middle of the answer: sent again, there once."""
+    elastic = server()
+    elastic.cut = 3
+    one = begin(agent, elastic.url, store=filled(50).store)
+    wait_until(lambda: target(one)["uploaded"] == len(ids(one)), 30, lambda: target(one))
+    wait_uploaded(one, elastic)
+    assert max(elastic.arrivals.values()) == 4
+
+
+def test_hangs(agent, server):  # noqa: F811
+    """No answer at all. Recording goes on, and so does the end of the agent."""
+    elastic = server()
+    elastic.hang = 3600
+    one = begin(agent, elastic.url, timeout="1s")
+    wait_until(lambda: "timed out" in target(one)["problem"], 15, lambda: target(one))
+    began = time.monotonic()
+    one.stop()
+    assert time.monotonic() - began < patience(8)
+    assert len(ids(one)) == 2
+
+
+def test_too_large(filled, agent, server):  # noqa: F811
+    elastic = server()
+    elastic.max_bytes = 20_000
+    one = begin(agent, elastic.url, store=filled(500).store, compress="false")
+    wait_uploaded(one, elastic)
+    assert target(one)["rejected"] == 0 and elastic.largest < 50
+    assert target(one)["state"] == "ok"
+
+
+def test_wrong_password(agent, server, tmp_path):  # noqa: F811
+    elastic = server()
+    elastic.user = ("huatuo", "geheim-1")
+    password = tmp_path / "password"
+    password.write_text("geheim-2\n")
+    password.chmod(0o600)  # root reads it
+    one = begin(agent, elastic.url, username="huatuo", password_file=password)
+    wait_until(lambda: target(one)["state"] == "failing", 10, "a failure")
+    assert "status 401: unable to authenticate user; the user, the password" in target(one)["problem"]
+    password.write_text("geheim-1\n")
+    one.reload()
+    wait_uploaded(one, elastic)
+    assert "geheim" not in one.stderr + json.dumps(one.status())
+    shown = one.huatuo("status").stdout.decode()
+    assert "geheim" not in shown
+    for process in one.processes():
+        assert b"geheim" not in open(f"/proc/{process}/cmdline", "rb").read()
+
+
+def test_secret_of_environment(agent, server):  # noqa: F811
+    elastic = server()
+    elastic.user = ("huatuo", "geheim-3")
+    one = begin(agent, elastic.url, username="huatuo", env={"HUATUO_ELASTICSEARCH_PASSWORD": "geheim-3"})
+    wait_uploaded(one, elastic)
+
+
+def test_password_in_url(agent, tmp_path):
+    import subprocess
+
+    binary = os.environ.get("HUATUO") or "build-test/huatuo"
+    config = tmp_path / "huatuo.yaml"
+    config.write_text("elasticsearch:\n  url: https://elastic:geheim@example.org:9200\n")
+    done = subprocess.run([binary, "config", "check", config], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "password_file" in done.stderr and "geheim" not in done.stderr
+
+
+def test_tls(agent, server, certificate):  # noqa: F811
+    ours, context = certificate("ours")
+    other, _ = certificate("other")
+    elastic = server(context=context)
+    one = begin(agent, elastic.url, ca_file=other["ca"])
+    wait_until(lambda: target(one)["state"] == "failing", 10, "a failure")
+    assert "certificate must be valid and come from a CA of ca_file" in target(one)["problem"]
+    one.stop()
+    assert not elastic.requests
+    right = begin(agent, elastic.url, ca_file=ours["ca"], store=one.store)
+    wait_uploaded(right, elastic)
+    right.stop()
+    unchecked = begin(agent, elastic.url, tls_verify="none", store=one.store)
+    wait_uploaded(unchecked, elastic)
+
+
+def test_failover(agent, server):  # noqa: F811
+    first, second = server(), server()
+    first.close()
+    one = begin(agent, f"{first.url},{second.url}")
+    wait_uploaded(one, second)
+    assert target(one)["url"] == second.url and target(one)["state"] == "ok"
+
+
+def test_unprivileged(agent, server):  # noqa: F811
+    """It is the agent proper that talks to the server, without rights, and not the root part."""
+    elastic = server()
+    elastic.hang = 1
+    one = begin(agent, elastic.url)
+    wait_until(lambda: elastic.requests, 10, "a request")
+    tasks = os.listdir(f"/proc/{one.proper()}/task")
+    threads = {open(f"/proc/{one.proper()}/task/{t}/comm").read().strip(): t for t in tasks}
+    status = open(f"/proc/{one.proper()}/task/{threads['upload']}/status").read()
+    assert re.search(r"^CapEff:\s*0+$", status, re.M) and re.search(r"^Seccomp:\s*2$", status, re.M)
+    assert not re.search(r"^Uid:\s*0", status, re.M)
+
+
+def test_retention(filled, agent, server):  # noqa: F811
+    """What has to go before the server is back is counted and said."""
+    elastic = server()
+    elastic.status = 503
+    before = filled(500, text="x" * 4000)
+    one = begin(agent, elastic.url, store=before.store, store__max_size="1MiB")
+    wait_until(lambda: target(one)["deleted"] > 100, 30, lambda: target(one))
+    assert "records had to be deleted" in one.stderr
+    elastic.status = None
+    wait_uploaded(one, elastic)
+    deleted = target(one)["deleted"]
+    one.stop()
+    state = one.status()["targets"]["elasticsearch"]
+    assert state["deleted"] == deleted
+    assert state["uploaded"] + state["deleted"] == 500 + 4
+    assert "deleted before they were uploaded" in one.huatuo("status").stdout.decode()
+
+
+@pytest.mark.long
+def test_killed_while_uploading(filled, agent, server):  # noqa: F811
+    """kill -9 at any moment: at the end each record is there once."""
+    elastic = server()
+    elastic.hang = 0.02  # or all would be there before it is killed
+    store = filled(4000).store
+    for _ in range(8):
+        one = begin(agent, elastic.url, store=store, batch_size="16KiB")
+        proper, enough = one.proper(), len(elastic.documents) + random.randrange(1, 200)
+        wait_until(lambda: len(elastic.documents) >= enough, 30, "some to be sent", every=0.005)
+        one.kill(proper)
+    assert len(elastic.documents) < 4000
+    last = begin(agent, elastic.url, store=store)
+    wait_uploaded(last, elastic)
+    last.stop()
+    assert set(elastic.documents) == set(ids(last))
+    state = last.status()["targets"]["elasticsearch"]
+    assert state["uploaded"] == len(ids(last)) and state["rejected"] == state["deleted"] == 0
