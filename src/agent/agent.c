@@ -862,33 +862,38 @@ static void note_socket(void *arg, int fd, bool open)
     own_sockets_note(a->own, fd, open);
 }
 
-/** Their secrets may be readable by root only. */
-static int open_uploaders(struct agent *a)
+/** Their secrets may be readable by root only. One that cannot be had shows in the status. */
+static void open_uploaders(struct agent *a)
 {
     const struct http_sockets sockets = {.note = note_socket, .arg = a};
 
     for (size_t i = 0; i < n_targets && a->n_uploaders < STORE_TARGETS_MAX; i++) {
         const struct http_options *http = config_section(a->config, targets[i]->name);
-        int r;
+        struct uploader_state *state = &a->uploads[a->n_uploaders];
+        struct uploader **uploader = &a->uploaders[a->n_uploaders];
 
         if (!http->url.n)
             continue;
-        r = uploader_new(targets[i], http, &sockets, &a->uploaders[a->n_uploaders]);
-        if (r < 0)
-            return r;
-        uploader_get_state(a->uploaders[a->n_uploaders], &a->uploads[a->n_uploaders]);
+        *state = (struct uploader_state){.target = targets[i]->name};
+        if (uploader_new(targets[i], http, &sockets, state->problem, sizeof(state->problem),
+                         uploader) < 0)
+            log_error("uploading to %s is not possible: %s (records are kept in the store)",
+                      state->target, state->problem);
         a->n_uploaders++;
     }
-    return 0;
 }
 
 static void start_uploaders(struct agent *a)
 {
     for (size_t i = 0; i < a->n_uploaders; i++) {
-        int r = uploader_start(a->uploaders[i], a->store, a->store_options->path);
+        int r = 0;
 
+        if (a->uploaders[i])
+            r = uploader_start(a->uploaders[i], a->store, a->store_options->path);
+        else /* what is deleted meanwhile is counted all the same */
+            store_target_advance(a->store, a->uploads[i].target, &(struct store_advance){});
         if (r < 0)
-            log_error("uploading to %s is not possible: %s; records are kept in the store",
+            log_error("uploading to %s is not possible: %s (records are kept in the store)",
                       a->uploads[i].target, strerror(-r));
     }
 }
@@ -911,8 +916,7 @@ static int with_privilege(struct agent *a)
     r = receive_kinds(a);
     if (r == 0)
         r = open_rings(a);
-    if (r == 0)
-        r = open_uploaders(a);
+    open_uploaders(a);
     if (r < 0) {
         log_error("taking the hooks over from the root part failed: %s", strerror(-r));
         return r;
@@ -1245,7 +1249,6 @@ static bool end_uploaders(struct agent *a, uint64_t latest_ns)
 
     for (size_t i = 0; i < a->n_uploaders; i++) {
         uploader_wake(a->uploaders[i]);
-        uploader_get_state(a->uploaders[i], &a->uploads[i]);
         ended &= uploader_end(a->uploaders[i], deadline_ns);
         a->uploaders[i] = NULL;
     }

@@ -347,7 +347,7 @@ static int pass_rejected(struct store_reader *r, struct store_row *row,
     struct {
         char target[STORE_TARGET_NAME_MAX], reason[STORE_REASON_MAX + 1];
         uint64_t time_ns;
-    } by[STORE_TARGETS_MAX];
+    } by[STORE_TARGETS_MAX] = {};
     sqlite3_stmt *statement = NULL;
     size_t n = 0;
     int e = 0,

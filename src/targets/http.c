@@ -2,7 +2,6 @@
 #include "targets/http.h"
 
 #include <ctype.h>
-#include <curl/curl.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 
 #include "core/clock.h"
 #include "core/read.h"
+#include "targets/curl.h"
 
 #define FILE_MAX        ((size_t)1024 * 1024)
 #define CONNECT_MS      5000
@@ -31,6 +31,7 @@ struct http {
     struct secret_text secrets[N_SECRETS];
     char problem[512];
 
+    struct curl curl;
     CURLM *multi;
     CURL *easy;
     size_t server;    /* index in options->url */
@@ -204,28 +205,25 @@ static void reload_refused(struct http *h)
 /* ---- beginning and ending */
 
 int http_new(const char *section, const struct http_options *options,
-             const struct http_sockets *sockets, struct http **ret)
+             const struct http_sockets *sockets, char *error, size_t error_size, struct http **ret)
 {
-    struct http *h = calloc(1, sizeof(*h));
+    _cleanup_(http_freep) struct http *h = calloc(1, sizeof(*h));
+    int r = h ? curl_load(&h->curl, error, error_size) : -ENOMEM;
 
-    if (!h)
-        return -ENOMEM;
+    if (r < 0)
+        return r;
     h->section = section;
     h->options = options;
     if (sockets)
         h->sockets = *sockets;
     load_missing(h);
-    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) {
-        http_free(h);
+    if (h->curl.global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
         return -ENOMEM;
-    }
-    h->multi = curl_multi_init();
-    h->easy = curl_easy_init();
-    if (!h->multi || !h->easy) {
-        http_free(h);
+    h->multi = h->curl.multi_init();
+    h->easy = h->curl.easy_init();
+    if (!h->multi || !h->easy)
         return -ENOMEM;
-    }
-    *ret = h;
+    *ret = TAKE_PTR(h);
     return 0;
 }
 
@@ -233,8 +231,10 @@ struct http *http_free(struct http *h)
 {
     if (!h)
         return NULL;
-    curl_easy_cleanup(h->easy);
-    curl_multi_cleanup(h->multi);
+    if (h->easy)
+        h->curl.easy_cleanup(h->easy);
+    if (h->multi)
+        h->curl.multi_cleanup(h->multi);
     for (unsigned i = 0; i < N_SECRETS; i++)
         secret_done(&h->secrets[i]);
     free(h);
@@ -276,7 +276,7 @@ bool http_exposes_secret(const struct http *h)
 void http_stop_at(struct http *h, uint64_t monotonic_ns)
 {
     __atomic_store_n(&h->stop_ns, monotonic_ns, __ATOMIC_RELEASE);
-    curl_multi_wakeup(h->multi);
+    h->curl.multi_wakeup(h->multi);
 }
 
 /* ---- one request */
@@ -308,32 +308,34 @@ static size_t on_body(char *bytes, size_t size, size_t n, void *arg)
     return answer->body.failed ? 0 : size * n;
 }
 
-static CURLcode set_blob(CURL *easy, CURLoption option, const struct secret_text *secret)
+static void set_blob(struct http *h, CURLoption option, enum secret which)
 {
-    struct curl_blob blob = {secret->bytes, secret->len, CURL_BLOB_NOCOPY};
+    struct curl_blob blob = {h->secrets[which].bytes, h->secrets[which].len, CURL_BLOB_NOCOPY};
 
-    return secret->bytes ? curl_easy_setopt(easy, option, &blob) : CURLE_OK;
+    if (blob.data)
+        h->curl.easy_setopt(h->easy, option, &blob);
 }
 
 static void set_tls(struct http *h)
 {
     const bool full = h->options->tls_verify == HTTP_VERIFY_FULL;
 
-    curl_easy_setopt(h->easy, CURLOPT_SSL_VERIFYPEER, full ? 1L : 0L);
-    curl_easy_setopt(h->easy, CURLOPT_SSL_VERIFYHOST, full ? 2L : 0L);
-    curl_easy_setopt(h->easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-    set_blob(h->easy, CURLOPT_CAINFO_BLOB, &h->secrets[CA]);
-    set_blob(h->easy, CURLOPT_SSLCERT_BLOB, &h->secrets[CERT]);
-    set_blob(h->easy, CURLOPT_SSLKEY_BLOB, &h->secrets[KEY]);
+    h->curl.easy_setopt(h->easy, CURLOPT_SSL_VERIFYPEER, full ? 1L : 0L);
+    h->curl.easy_setopt(h->easy, CURLOPT_SSL_VERIFYHOST, full ? 2L : 0L);
+    h->curl.easy_setopt(h->easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    set_blob(h, CURLOPT_CAINFO_BLOB, CA);
+    set_blob(h, CURLOPT_SSLCERT_BLOB, CERT);
+    set_blob(h, CURLOPT_SSLKEY_BLOB, KEY);
 }
 
-static struct curl_slist *add_header(struct curl_slist *list, const char *name, const char *value)
+static struct curl_slist *add_header(struct http *h, struct curl_slist *list, const char *name,
+                                     const char *value)
 {
     _cleanup_(text_done) struct text line = {};
     struct curl_slist *more;
 
     text_addf(&line, "%s %s", name, value);
-    more = line.failed ? NULL : curl_slist_append(list, line.data);
+    more = line.failed ? NULL : h->curl.slist_append(list, line.data);
     if (line.data)
         explicit_bzero(line.data, line.len);
     return more ? more : list;
@@ -341,23 +343,24 @@ static struct curl_slist *add_header(struct curl_slist *list, const char *name, 
 
 static struct curl_slist *set_headers(struct http *h, const struct http_request *request)
 {
-    struct curl_slist *list = add_header(NULL, "Expect:", ""); /* no waiting for a 100 Continue */
+    struct curl_slist *list =
+        add_header(h, NULL, "Expect:", ""); /* no waiting for a 100 Continue */
 
     if (request->content_type)
-        list = add_header(list, "Content-Type:", request->content_type);
+        list = add_header(h, list, "Content-Type:", request->content_type);
     if (request->compressed)
-        list = add_header(list, "Content-Encoding:", "gzip");
+        list = add_header(h, list, "Content-Encoding:", "gzip");
     if (h->secrets[API_KEY].bytes) {
-        list = add_header(list, "Authorization: ApiKey", h->secrets[API_KEY].bytes);
+        list = add_header(h, list, "Authorization: ApiKey", h->secrets[API_KEY].bytes);
     } else if (h->secrets[BEARER_TOKEN].bytes) {
-        list = add_header(list, "Authorization: Bearer", h->secrets[BEARER_TOKEN].bytes);
+        list = add_header(h, list, "Authorization: Bearer", h->secrets[BEARER_TOKEN].bytes);
     } else if (*h->options->username) {
-        curl_easy_setopt(h->easy, CURLOPT_HTTPAUTH, CURLAUTH_BASIC);
-        curl_easy_setopt(h->easy, CURLOPT_USERNAME, h->options->username);
-        curl_easy_setopt(h->easy, CURLOPT_PASSWORD,
-                         h->secrets[PASSWORD].bytes ? h->secrets[PASSWORD].bytes : "");
+        h->curl.easy_setopt(h->easy, CURLOPT_HTTPAUTH, CURLAUTH_BASIC);
+        h->curl.easy_setopt(h->easy, CURLOPT_USERNAME, h->options->username);
+        h->curl.easy_setopt(h->easy, CURLOPT_PASSWORD,
+                            h->secrets[PASSWORD].bytes ? h->secrets[PASSWORD].bytes : "");
     }
-    curl_easy_setopt(h->easy, CURLOPT_HTTPHEADER, list);
+    h->curl.easy_setopt(h->easy, CURLOPT_HTTPHEADER, list);
     return list;
 }
 
@@ -372,39 +375,37 @@ static void set_url(struct http *h, const char *path)
     text_add(&whole, url, len);
     text_adds(&whole, path);
     if (!whole.failed)
-        curl_easy_setopt(h->easy, CURLOPT_URL, whole.data);
+        h->curl.easy_setopt(h->easy, CURLOPT_URL, whole.data);
 }
 
 static void set_up(struct http *h, const struct http_request *request, struct http_answer *answer,
                    char why[CURL_ERROR_SIZE])
 {
-    CURL *e = h->easy;
-
-    curl_easy_reset(e); /* connections are kept */
+    h->curl.easy_reset(h->easy); /* connections are kept */
     set_url(h, request->path);
-    curl_easy_setopt(e, CURLOPT_ERRORBUFFER, why);
-    curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(e, CURLOPT_USERAGENT, "huatuo/" HUATUO_VERSION);
-    curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, request->method);
-    curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS,
-                     MIN((long)CONNECT_MS, (long)(h->options->timeout / NS_PER_MS)));
-    curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, (long)(h->options->timeout / NS_PER_MS));
-    curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body);
-    curl_easy_setopt(e, CURLOPT_WRITEDATA, answer);
-    curl_easy_setopt(e, CURLOPT_SOCKOPTFUNCTION, on_socket);
-    curl_easy_setopt(e, CURLOPT_SOCKOPTDATA, h);
-    curl_easy_setopt(e, CURLOPT_CLOSESOCKETFUNCTION, on_close_socket);
-    curl_easy_setopt(e, CURLOPT_CLOSESOCKETDATA, h);
+    h->curl.easy_setopt(h->easy, CURLOPT_ERRORBUFFER, why);
+    h->curl.easy_setopt(h->easy, CURLOPT_NOSIGNAL, 1L);
+    h->curl.easy_setopt(h->easy, CURLOPT_PROTOCOLS_STR, "http,https");
+    h->curl.easy_setopt(h->easy, CURLOPT_USERAGENT, "huatuo/" HUATUO_VERSION);
+    h->curl.easy_setopt(h->easy, CURLOPT_CUSTOMREQUEST, request->method);
+    h->curl.easy_setopt(h->easy, CURLOPT_CONNECTTIMEOUT_MS,
+                        MIN((long)CONNECT_MS, (long)(h->options->timeout / NS_PER_MS)));
+    h->curl.easy_setopt(h->easy, CURLOPT_TIMEOUT_MS, (long)(h->options->timeout / NS_PER_MS));
+    h->curl.easy_setopt(h->easy, CURLOPT_WRITEFUNCTION, on_body);
+    h->curl.easy_setopt(h->easy, CURLOPT_WRITEDATA, answer);
+    h->curl.easy_setopt(h->easy, CURLOPT_SOCKOPTFUNCTION, on_socket);
+    h->curl.easy_setopt(h->easy, CURLOPT_SOCKOPTDATA, h);
+    h->curl.easy_setopt(h->easy, CURLOPT_CLOSESOCKETFUNCTION, on_close_socket);
+    h->curl.easy_setopt(h->easy, CURLOPT_CLOSESOCKETDATA, h);
     if (request->content_type) {
-        curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->len);
-        curl_easy_setopt(e, CURLOPT_POSTFIELDS, request->body);
+        h->curl.easy_setopt(h->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->len);
+        h->curl.easy_setopt(h->easy, CURLOPT_POSTFIELDS, request->body);
     }
     set_tls(h);
 }
 
 /** What only an operator can mend is said so that he knows what. */
-static void explain(CURLcode code, const char *why, struct http_answer *ret)
+static void explain(const struct http *h, CURLcode code, const char *why, struct http_answer *ret)
 {
     static const struct {
         CURLcode code;
@@ -424,7 +425,7 @@ static void explain(CURLcode code, const char *why, struct http_answer *ret)
     for (size_t i = 0; i < ARRAY_SIZE(known); i++)
         if (known[i].code == code)
             what_to_do = known[i].what_to_do;
-    text_add_printable(&shown, *why ? why : curl_easy_strerror(code), 300);
+    text_add_printable(&shown, *why ? why : h->curl.easy_strerror(code), 300);
     snprintf(ret->error, sizeof(ret->error), "%s%s", shown.data ? shown.data : "", what_to_do);
 }
 
@@ -442,9 +443,9 @@ static bool perform(struct http *h, CURLcode *ret)
     const CURLMsg *message;
 
     *ret = CURLE_FAILED_INIT;
-    if (curl_multi_add_handle(h->multi, h->easy) != CURLM_OK)
+    if (h->curl.multi_add_handle(h->multi, h->easy) != CURLM_OK)
         return true;
-    while (curl_multi_perform(h->multi, &running) == CURLM_OK && running) {
+    while (h->curl.multi_perform(h->multi, &running) == CURLM_OK && running) {
         uint64_t stop_ns = __atomic_load_n(&h->stop_ns, __ATOMIC_ACQUIRE);
         int wait_ms = POLL_MS;
 
@@ -452,12 +453,12 @@ static bool perform(struct http *h, CURLcode *ret)
             break;
         if (stop_ns)
             wait_ms = 10;
-        curl_multi_poll(h->multi, NULL, 0, wait_ms, NULL);
+        h->curl.multi_poll(h->multi, NULL, 0, wait_ms, NULL);
     }
-    while ((message = curl_multi_info_read(h->multi, &left)))
+    while ((message = h->curl.multi_info_read(h->multi, &left)))
         if (message->msg == CURLMSG_DONE)
             *ret = message->data.result;
-    curl_multi_remove_handle(h->multi, h->easy);
+    h->curl.multi_remove_handle(h->multi, h->easy);
     return !running;
 }
 
@@ -480,16 +481,16 @@ int http_do(struct http *h, const struct http_request *request, struct http_answ
     headers = set_headers(h, request);
     ended = perform(h, &code);
     if (ended && code == CURLE_OK) {
-        curl_easy_getinfo(h->easy, CURLINFO_RESPONSE_CODE, &ret->status);
-        curl_easy_getinfo(h->easy, CURLINFO_RETRY_AFTER, &retry_after_s);
+        h->curl.easy_getinfo(h->easy, CURLINFO_RESPONSE_CODE, &ret->status);
+        h->curl.easy_getinfo(h->easy, CURLINFO_RETRY_AFTER, &retry_after_s);
         if (retry_after_s > 0)
             ret->retry_after_ns =
                 MIN((uint64_t)retry_after_s, RETRY_AFTER_MAX / NS_PER_SEC) * NS_PER_SEC;
     } else if (ended) {
-        explain(code, why, ret);
+        explain(h, code, why, ret);
     }
-    curl_easy_reset(h->easy); /* of all that was lent to it */
-    curl_slist_free_all(headers);
+    h->curl.easy_reset(h->easy); /* of all that was lent to it */
+    h->curl.slist_free_all(headers);
     if (!ended)
         return -ECANCELED;
     if (ret->status == 401)

@@ -82,9 +82,10 @@ struct http_sockets {
  * Reads the files that the options name, so it wants the rights for that; starts nothing. `section`
  * (static) is how messages and environment variables name it. What cannot be read is no failure
  * here: http_problem() tells, and it is tried again before each request. `options` outlives it.
+ * -ELIBACC: there is no libcurl, `error` says so.
  */
 int http_new(const char *section, const struct http_options *options,
-             const struct http_sockets *sockets, struct http **ret);
+             const struct http_sockets *sockets, char *error, size_t error_size, struct http **ret);
 struct http *http_free(struct http *h);
 DEFINE_CLEANUP(struct http *, http_free)
 

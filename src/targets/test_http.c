@@ -76,7 +76,10 @@ static struct http *open_http(struct scene *scene)
 {
     struct http *h = NULL;
 
-    assert_int_equal(http_new("elasticsearch", &scene->options.http, NULL, &h), 0);
+    char error[256] = "";
+
+    if (http_new("elasticsearch", &scene->options.http, NULL, error, sizeof(error), &h) < 0)
+        fail_msg("%s", error);
     return h;
 }
 

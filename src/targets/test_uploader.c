@@ -193,7 +193,10 @@ static int teardown(void **state)
 
 static void begin(struct scene *scene)
 {
-    assert_int_equal(uploader_new(&target, &scene->options, NULL, &scene->uploader), 0);
+    char error[256] = "";
+
+    if (uploader_new(&target, &scene->options, NULL, error, sizeof(error), &scene->uploader) < 0)
+        fail_msg("%s", error);
     assert_int_equal(uploader_start(scene->uploader, scene->store, scene->folder), 0);
 }
 

@@ -677,12 +677,14 @@ static struct uploader *uploader_free(struct uploader *u)
 DEFINE_CLEANUP(struct uploader *, uploader_free)
 
 int uploader_new(const struct target *target, const void *options,
-                 const struct http_sockets *sockets, struct uploader **ret)
+                 const struct http_sockets *sockets, char *error, size_t error_size,
+                 struct uploader **ret)
 {
     _cleanup_(uploader_freep) struct uploader *u = calloc(1, sizeof(*u));
     pthread_condattr_t attributes;
     int r;
 
+    snprintf(error, error_size, "there is no memory for it");
     if (!u)
         return -ENOMEM;
     pthread_mutex_init(&u->mutex, NULL);
@@ -696,7 +698,7 @@ int uploader_new(const struct target *target, const void *options,
     u->limit = u->http_options->batch_size;
     u->state.target = target->name;
     u->woken = true; /* the store may hold something already */
-    r = http_new(target->name, u->http_options, sockets, &u->http);
+    r = http_new(target->name, u->http_options, sockets, error, error_size, &u->http);
     if (r < 0)
         return r;
     snprintf(u->state.url, sizeof(u->state.url), "%s", http_url(u->http));
@@ -732,6 +734,8 @@ int uploader_start(struct uploader *u, struct store *store, const char *path)
 
 void uploader_wake(struct uploader *u)
 {
+    if (!u)
+        return;
     pthread_mutex_lock(&u->mutex);
     if (!u->woken) {
         u->woken = true;

@@ -17,13 +17,14 @@ struct uploader;
 
 /**
  * Reads the secrets that the options name, so it wants the rights for that. `options` is the
- * target's struct and outlives it; `sockets` may be NULL.
+ * target's struct and outlives it; `sockets` may be NULL. On failure `error` says why.
  */
 int uploader_new(const struct target *target, const void *options,
-                 const struct http_sockets *sockets, struct uploader **ret);
+                 const struct http_sockets *sockets, char *error, size_t error_size,
+                 struct uploader **ret);
 /** Begins. `path` is the directory of `store`, which outlives it. */
 int uploader_start(struct uploader *u, struct store *store, const char *path);
-/** There is something new. Never waits. */
+/** There is something new. Never waits. `u` may be NULL. */
 void uploader_wake(struct uploader *u);
 /**
  * Sends what is left, if the server takes it at once, at most until `deadline_ns`
