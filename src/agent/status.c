@@ -214,12 +214,12 @@ static json_t *upload_json(const struct uploader_state *u, const struct store *s
 
     if (store)
         store_get_target(store, u->target, &target);
-    return json_pack("{s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "state",
-                     *u->problem ? "failing" : "ok", "problem", status_text(u->problem), "url",
-                     status_text(u->url), "uploaded", (json_int_t)target.uploaded, "retried",
-                     (json_int_t)target.retried, "rejected", (json_int_t)target.rejected, "deleted",
-                     (json_int_t)target.deleted, "oldest_not_uploaded_s",
-                     (json_int_t)(oldest_ns / NS_PER_SEC));
+    return json_pack("{s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "state",
+                     *u->problem ? "failing" : "ok", "problem", status_text(u->problem), "warning",
+                     status_text(u->warning), "url", status_text(u->url), "uploaded",
+                     (json_int_t)target.uploaded, "retried", (json_int_t)target.retried, "rejected",
+                     (json_int_t)target.rejected, "deleted", (json_int_t)target.deleted,
+                     "oldest_not_uploaded_s", (json_int_t)(oldest_ns / NS_PER_SEC));
 }
 
 char *status_json(const struct status_input *in)

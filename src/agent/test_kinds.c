@@ -453,7 +453,7 @@ static void test_uploads(void **state)
             {.name = "one", .seq = 9, .uploaded = 5, .retried = 6, .rejected = 3, .deleted = 1},
     };
     struct uploader_state uploads[] = {
-        {.target = "one", .url = "https://a:9200"},
+        {.target = "one", .url = "https://a:9200", .warning = "do it"},
         {.target = "two", .url = "http://b", .problem = "no \xff"},
     };
     struct status_input in = input_of(*state, &store);
@@ -466,12 +466,14 @@ static void test_uploads(void **state)
     json = status(&in);
     all = json_object_get(json, "targets");
     assert_json(json_object_get(all, "one"),
-                "{\"state\":\"ok\",\"problem\":\"\",\"url\":\"https://a:9200\",\"uploaded\":5,"
+                "{\"state\":\"ok\",\"problem\":\"\",\"warning\":\"do "
+                "it\",\"url\":\"https://a:9200\",\"uploaded\":5,"
                 "\"retried\":6,\"rejected\":3,\"deleted\":1,\"oldest_not_uploaded_s\":0}");
-    assert_json(json_object_get(all, "two"),
-                "{\"state\":\"failing\",\"problem\":\"no \\\\xff\",\"url\":\"http://b\","
-                "\"uploaded\":0,\"retried\":0,\"rejected\":0,\"deleted\":0,"
-                "\"oldest_not_uploaded_s\":90}");
+    assert_json(
+        json_object_get(all, "two"),
+        "{\"state\":\"failing\",\"problem\":\"no \\\\xff\",\"warning\":\"\",\"url\":\"http://b\","
+        "\"uploaded\":0,\"retried\":0,\"rejected\":0,\"deleted\":0,"
+        "\"oldest_not_uploaded_s\":90}");
     json_decref(json);
 }
 

@@ -10,7 +10,8 @@
 #include "core/text.h"
 
 static const struct cli_command *const commands[] = {
-    &cli_run, &cli_list, &cli_show, &cli_status, &cli_doctor, &cli_try, &cli_config,
+    &cli_run,    &cli_list, &cli_show,   &cli_status,
+    &cli_doctor, &cli_try,  &cli_config, &cli_elasticsearch,
 };
 
 static void print_commands(FILE *out)
@@ -20,7 +21,7 @@ static void print_commands(FILE *out)
             "usage: huatuo SUBCOMMAND [--help]\n\n",
             HUATUO_VERSION);
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-        fprintf(out, "  %-8s %s\n", commands[i]->name, commands[i]->summary);
+        fprintf(out, "  %-13s %s\n", commands[i]->name, commands[i]->summary);
 }
 
 static void print_help(const struct cli_command *command)

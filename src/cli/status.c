@@ -97,6 +97,8 @@ static void print_target(const char *name, const json_t *target)
     putchar('\n');
     if (*string_of(target, "problem"))
         printf("    %s: %s\n", string_of(target, "url"), string_of(target, "problem"));
+    if (*string_of(target, "warning"))
+        printf("    %s: %s\n", string_of(target, "url"), string_of(target, "warning"));
 }
 
 static void print_text(const json_t *status)

@@ -9,6 +9,7 @@
 
 #include "core/clock.h"
 #include "core/event.h"
+#include "targets/elasticsearch_setup.h"
 
 #define DATE_LEN   10 /* 2025-06-11 */
 #define PREFIX_MAX 200
@@ -52,6 +53,16 @@ static const struct option option_table[] = {
         .words = modes,
         .help = "`daily`: an index for each day; `datastream`: the data streams INDEX and "
                 "INDEX_cases.",
+    },
+    {
+        .key = "retain",
+        .type = OPTION_DURATION,
+        .offset = offsetof(struct elasticsearch_options, retain),
+        .fallback = "30d",
+        .min = 3600 * NS_PER_SEC,
+        .max = UINT64_C(36500) * 24 * 3600 * NS_PER_SEC,
+        .help =
+            "How long the server keeps an index, if `huatuo elasticsearch setup` has told it so.",
     },
     {},
 };
@@ -229,6 +240,20 @@ static void explain(const char *answer, size_t len, char *ret, size_t size)
     json_decref(json);
 }
 
+static void check(const void *options, struct http *h, char *ret, size_t size)
+{
+    char path_of_it[256 + 64];
+    struct http_answer answer;
+
+    elasticsearch_template_path(options, path_of_it, sizeof(path_of_it));
+    /* Who may write need not be allowed to look: then nothing is known. */
+    if (http_do(h, &(struct http_request){.method = "GET", .path = path_of_it}, &answer) == 0)
+        elasticsearch_check_template(options, answer.status,
+                                     answer.body.len ? answer.body.data : "", answer.body.len, ret,
+                                     size);
+    http_answer_done(&answer);
+}
+
 const struct target target_elasticsearch = {
     .name = "elasticsearch",
     .summary = "Records are uploaded to Elasticsearch or OpenSearch.",
@@ -239,4 +264,5 @@ const struct target target_elasticsearch = {
     .add = add,
     .read = read_answer,
     .explain = explain,
+    .check = check,
 };

@@ -12,8 +12,9 @@ enum elasticsearch_mode {
 
 struct elasticsearch_options {
     struct http_options http;
-    char *index;   /* the prefix */
-    uint64_t mode; /* enum elasticsearch_mode */
+    char *index;     /* the prefix */
+    uint64_t mode;   /* enum elasticsearch_mode */
+    uint64_t retain; /* ns; for `huatuo elasticsearch setup` */
 };
 
 extern const struct target target_elasticsearch;

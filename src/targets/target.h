@@ -54,6 +54,10 @@ struct target {
     /** What is amiss in a status of 400 and more, in a few words, out of the answer; "": nothing to
      * be read. Any bytes. */
     void (*explain)(const char *answer, size_t len, char *ret, size_t size);
+    /** Asks the server, when it has answered for the first time, whether it is set up as it should
+     * be; `ret` is "" and becomes what the operator should do. Changes nothing, stops nothing.
+     * Optional. */
+    void (*check)(const void *options, struct http *h, char *ret, size_t size);
 };
 
 /** The registry, generated from src/targets/meson.build. */

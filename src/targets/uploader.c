@@ -78,6 +78,7 @@ struct uploader {
     unsigned failures; /* in a row */
     uint64_t failing_ns, said_ns, retry_after_ns;
     char said[768];
+    bool checked; /* how the server is set up */
 };
 
 static uint64_t now_ns(void)
@@ -569,6 +570,24 @@ static enum round send_batch(struct uploader *u)
     return round;
 }
 
+static void check_server(struct uploader *u)
+{
+    char warning[sizeof(u->state.warning)] = "";
+    _cleanup_(text_done) struct text shown = {};
+
+    u->checked = true;
+    if (!u->target->check)
+        return;
+    u->target->check(u->options, u->http, warning, sizeof(warning));
+    if (!*warning)
+        return;
+    text_add_printable(&shown, warning, sizeof(warning));
+    log_warning("%s at %s: %s", u->target->name, http_url(u->http), shown.data ? shown.data : "");
+    pthread_mutex_lock(&u->mutex);
+    snprintf(u->state.warning, sizeof(u->state.warning), "%s", shown.data ? shown.data : "");
+    pthread_mutex_unlock(&u->mutex);
+}
+
 /* ---- the thread */
 
 static int open_reader(struct uploader *u, char *error, size_t error_size)
@@ -624,6 +643,8 @@ static enum round round_of(struct uploader *u)
             return round;
     }
     round = window_finish(u);
+    if (!u->checked && round == ROUND_DONE)
+        check_server(u);
     return round == ROUND_DONE && (again || u->batch.full) ? ROUND_MORE : round;
 }
 

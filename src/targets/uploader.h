@@ -37,6 +37,7 @@ struct uploader_state {
     const char *target; /* its name */
     char url[256];      /* the server that is asked now */
     char problem[768];  /* printable; "": there is none */
+    char warning[256];  /* what should be done, though it works; printable; "": nothing */
     uint64_t
         oldest_ns; /* CLOCK_REALTIME of the oldest record that is to be sent; 0: there is none */
 };

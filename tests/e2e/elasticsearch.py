@@ -20,7 +20,8 @@ class Server(ThreadingHTTPServer):
     `status`: answered to everything, with `headers`; `hang`: how long each answer takes; `cut`: so many
     answers are left off in the middle, after the documents were taken; `busy`: so many times each document
     is put off (429); `max_bytes`: larger requests are 413; `bad(document)`: why it is refused, or None;
-    `user`: (name, password) that is asked for."""
+    `user`: (name, password) that is asked for; `version`: what it says of itself; `forbidden`: a pattern of
+    paths that may not be put to."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -35,6 +36,7 @@ class Server(ThreadingHTTPServer):
         self.others = {}  # what was put elsewhere: path: (content)
         self.status, self.headers, self.hang, self.cut, self.busy = None, {}, 0, 0, 0
         self.max_bytes, self.bad, self.user = None, lambda document: None, None
+        self.version, self.forbidden = {}, None
         super().__init__(("127.0.0.1", port), Handler)
         if context:
             self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
@@ -141,11 +143,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def other(self, path, body):
         """A place in which what was put can be got again."""
-        if self.command == "PUT":
+        if self.command == "PUT" and self.server.forbidden and re.search(self.server.forbidden, path):
+            self.answer(403, {"error": {"type": "security_exception", "reason": "not for you"}})
+        elif self.command == "PUT":
             self.server.others[path] = json.loads(body)
             self.answer(200, {"acknowledged": True})
+        elif path == "/":
+            self.answer(200, {"version": {"number": "0.0.0", **self.server.version}})
+        elif path in self.server.others and path.startswith("/_index_template/"):
+            name = path.rpartition("/")[2]
+            found = {"name": name, "index_template": self.server.others[path]}
+            self.answer(200, {"index_templates": [found]})
         elif path in self.server.others:
-            self.answer(200, self.server.others[path])
+            self.answer(200, {**self.server.others[path], "_seq_no": 7, "_primary_term": 1})
         else:
             self.answer(404, {"error": {"reason": "there is nothing"}, "status": 404})
 

@@ -5,12 +5,12 @@ import json
 import os
 import random
 import re
-import signal
 import sqlite3
+import subprocess
 import time
 
 import pytest
-from harness import patience, wait_until
+from harness import SANITIZER_REPORT, patience, wait_until
 from elasticsearch import certificate, server  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.host_only("nothing of it depends on the kernel")
@@ -257,14 +257,11 @@ def test_secret_of_environment(agent, server):  # noqa: F811
     wait_uploaded(one, elastic)
 
 
-def test_password_in_url(agent, tmp_path):
-    import subprocess
-
-    binary = os.environ.get("HUATUO") or "build-test/huatuo"
+def test_password_in_url(tmp_path):
     config = tmp_path / "huatuo.yaml"
     config.write_text("elasticsearch:\n  url: https://elastic:geheim@example.org:9200\n")
-    done = subprocess.run([binary, "config", "check", config], capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "password_file" in done.stderr and "geheim" not in done.stderr
+    code, _, errors = huatuo("config", "check", config)
+    assert code == 1 and "password_file" in errors and "geheim" not in errors
 
 
 def test_tls(agent, server, certificate):  # noqa: F811
@@ -302,6 +299,68 @@ def test_unprivileged(agent, server):  # noqa: F811
     status = open(f"/proc/{one.proper()}/task/{threads['upload']}/status").read()
     assert re.search(r"^CapEff:\s*0+$", status, re.M) and re.search(r"^Seccomp:\s*2$", status, re.M)
     assert not re.search(r"^Uid:\s*0", status, re.M)
+
+
+def huatuo(*words):
+    binary = os.environ.get("HUATUO") or "build-test/huatuo"
+    done = subprocess.run([binary, *map(str, words)], capture_output=True, text=True, check=False)
+    assert not SANITIZER_REPORT.search(done.stderr), done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("flavour", ["elasticsearch", "opensearch"])
+def test_setup(agent, server, flavour):  # noqa: F811
+    """The index template and the policy, for either; then nothing is to be warned of."""
+    elastic = server()
+    elastic.version = {"distribution": "opensearch"} if flavour == "opensearch" else {}
+    policy = {"elasticsearch": "/_ilm/policy/huatuo", "opensearch": "/_plugins/_ism/policies/huatuo"}[flavour]
+    one = begin(agent, elastic.url)
+    wait_until(lambda: "huatuo elasticsearch setup" in target(one)["warning"], 10, "a warning")
+    wait_uploaded(one, elastic)
+    assert target(one)["state"] == "ok" and "there is no index template huatuo" in one.stderr
+    one.stop()
+
+    words = ["elasticsearch", "setup", "--set", f"elasticsearch.url={elastic.url}", "--set", "elasticsearch.retain=9d"]
+    for _ in range(2):  # and again, after an update
+        code, output, errors = huatuo(*words)
+        assert code == 0 and not errors
+        assert f"policy {policy} is installed" in output and "index template /_index_template/huatuo" in output
+    if flavour == "opensearch":
+        assert ("PUT", policy + "?if_seq_no=7&if_primary_term=1") in elastic.requests
+    assert sorted(elastic.others) == sorted([policy, "/_index_template/huatuo"])
+    assert '"9d"' in json.dumps(elastic.others[policy])
+    printed = huatuo(*words, "--print", flavour)[1].split("\n\n")
+    for text in printed:
+        first, _, body = text.partition("\n")
+        assert elastic.others[first.removeprefix("PUT ")] == json.loads(body)
+
+    again = begin(agent, elastic.url, store=one.store)
+    wait_until(lambda: ("GET", "/_index_template/huatuo") in elastic.requests[-4:], 10, "a look at the template")
+    again.stop()
+    assert again.status()["targets"]["elasticsearch"]["warning"] == ""
+
+
+def test_setup_fails(server, tmp_path):  # noqa: F811
+    elastic = server()
+    words = ["elasticsearch", "setup", "--set", f"elasticsearch.url={elastic.url}"]
+    elastic.forbidden = "_ilm"
+    code, output, errors = huatuo(*words)
+    assert code == 1 and "ILM policy /_ilm/policy/huatuo failed with status 403: not for you" in errors
+    settings = elastic.others["/_index_template/huatuo"]["template"]["settings"]
+    assert "index.lifecycle.name" not in settings  # which would name what is not there
+    elastic.user = ("admin", "geheim")
+    code, output, errors = huatuo(*words)
+    assert code == 1 and not output and "status 401" in errors
+    elastic.close()
+    code, output, errors = huatuo(*words)
+    assert code == 1 and not output and "does the server run" in errors
+    code, _, errors = huatuo("elasticsearch", "setup", "--config", tmp_path / "nowhere")
+    assert code == 1 and "cannot be read" in errors
+    (tmp_path / "empty").write_text("")
+    code, _, errors = huatuo("elasticsearch", "setup", "--config", tmp_path / "empty")
+    assert code == 1 and "elasticsearch.url is not set" in errors
+    for wrong in (["elasticsearch"], ["elasticsearch", "install"], ["elasticsearch", "setup", "--print", "x"]):
+        assert huatuo(*wrong)[0] == 2
 
 
 def test_retention(filled, agent, server):  # noqa: F811
