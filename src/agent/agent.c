@@ -1249,7 +1249,7 @@ static bool end_uploaders(struct agent *a, uint64_t latest_ns)
 
     for (size_t i = 0; i < a->n_uploaders; i++) {
         uploader_wake(a->uploaders[i]);
-        ended &= uploader_end(a->uploaders[i], deadline_ns);
+        ended &= uploader_end(a->uploaders[i], deadline_ns, &a->uploads[i]);
         a->uploaders[i] = NULL;
     }
     return ended;
@@ -1293,7 +1293,7 @@ static void end(struct agent *a)
         _exit(a->exit_status); /* exit() would wait for what the thread has locked */
     for (size_t i = 0; !a->store && i < a->n_uploaders; i++)
         if (a->uploaders[i])
-            uploader_end(a->uploaders[i], 0); /* that were never started */
+            uploader_end(a->uploaders[i], 0, &a->uploads[i]); /* that were never started */
     watch_free(a->expiry);
     watch_free(a->channel_watch);
     for (size_t i = 0; i < a->n_watches; i++)

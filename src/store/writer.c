@@ -366,7 +366,7 @@ static int delete_record(struct writer *w, int64_t seq)
     if (r == SQLITE_OK)
         r = drop_rejected(w, seq);
     for (unsigned i = 0; i < w->n_targets; i++)
-        w->targets[i].deleted += w->targets[i].active && (uint64_t)seq > w->targets[i].seq;
+        w->targets[i].deleted += (uint64_t)seq > w->targets[i].seq;
     if (r == SQLITE_OK)
         r = schema_statement(&w->schema, STATEMENT_DELETE_RECORD, &statement);
     if (r != SQLITE_OK)
@@ -504,8 +504,6 @@ static int save_targets(struct writer *w)
         const struct store_target *target = &w->targets[i];
         sqlite3_stmt *statement;
 
-        if (!target->active)
-            continue;
         r = schema_statement(&w->schema, STATEMENT_SAVE_TARGET, &statement);
         if (r != SQLITE_OK)
             return r;
@@ -624,7 +622,8 @@ int writer_commit(struct writer *w, const struct writer_batch *batch)
         w->full = false;
         w->os_error = 0;
         for (unsigned i = 0; i < w->n_targets; i++)
-            w->unsent += w->targets[i].deleted - targets[i].deleted;
+            if (w->targets[i].active) /* of one that is not in use nobody wants to hear */
+                w->unsent += w->targets[i].deleted - targets[i].deleted;
         return SQLITE_OK;
     }
 

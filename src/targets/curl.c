@@ -28,14 +28,14 @@ int curl_load(struct curl *ret, char *error, size_t error_size)
         library = dlopen(libraries[i], RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         snprintf(error, error_size,
-                 "libcurl.so.4 cannot be loaded; install libcurl 7.85 or later (Debian: libcurl4)");
+                 "libcurl.so.4 cannot be loaded; install libcurl 7.87 or later (Debian: libcurl4)");
         return -ELIBACC;
     }
 #define CURL_FIND(name) curl.name = (typeof(curl.name))find(library, "curl_" #name, &missing);
     CURL_FUNCTIONS(CURL_FIND)
 #undef CURL_FIND
     if (missing) {
-        snprintf(error, error_size, "libcurl.so.4 is too old, it has no %s; install 7.85 or later",
+        snprintf(error, error_size, "libcurl.so.4 is too old, it has no %s; install 7.87 or later",
                  missing);
         return -ELIBACC;
     }

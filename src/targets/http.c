@@ -385,6 +385,8 @@ static void set_up(struct http *h, const struct http_request *request, struct ht
     set_url(h, request->path);
     h->curl.easy_setopt(h->easy, CURLOPT_ERRORBUFFER, why);
     h->curl.easy_setopt(h->easy, CURLOPT_NOSIGNAL, 1L);
+    /* Nobody waits for a thread that waits for a name server. */
+    h->curl.easy_setopt(h->easy, CURLOPT_QUICK_EXIT, 1L);
     h->curl.easy_setopt(h->easy, CURLOPT_PROTOCOLS_STR, "http,https");
     h->curl.easy_setopt(h->easy, CURLOPT_USERAGENT, "huatuo/" HUATUO_VERSION);
     h->curl.easy_setopt(h->easy, CURLOPT_CUSTOMREQUEST, request->method);

@@ -83,6 +83,7 @@ struct scene {
     struct options options;
     struct test_server server;
     struct uploader *uploader;
+    struct uploader_state last; /* once it has ended */
 
     /* The server's, over which the mutex is: */
     pthread_mutex_t mutex;
@@ -181,7 +182,7 @@ static int teardown(void **state)
 {
     struct scene *scene = *state;
 
-    uploader_end(scene->uploader, clock_now_ns(CLOCK_MONOTONIC));
+    uploader_end(scene->uploader, clock_now_ns(CLOCK_MONOTONIC), &scene->last);
     store_close(scene->store, soon());
     test_server_stop(&scene->server);
     option_done(table, &scene->options);
@@ -204,7 +205,7 @@ static bool end(struct scene *scene, uint64_t deadline_ns)
 {
     struct uploader *uploader = TAKE_PTR(scene->uploader);
 
-    return uploader_end(uploader, deadline_ns);
+    return uploader_end(uploader, deadline_ns, &scene->last);
 }
 
 static void put(struct scene *scene, unsigned first, unsigned n)
@@ -481,6 +482,8 @@ static void test_deleted_meanwhile(void **state)
     wait_until(*state_of(scene).problem);
     assert_true(state_of(scene).oldest_ns == TIME_0_NS);
     assert_true(end(scene, soon())); /* it does not wait for a server that is down */
+    assert_non_null(strstr(scene->last.problem, "503"));
+    assert_true(scene->last.oldest_ns == TIME_0_NS);
     store_close(scene->store, soon());
     scene->store_options.retain_ns = NS_PER_SEC;
     open_store(scene);

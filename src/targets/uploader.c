@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <zlib.h>
 
@@ -20,6 +21,7 @@
 #define LATER_NS       (100 * NS_PER_MS)
 #define GRACE_NS       (200 * NS_PER_MS)
 #define GZIP_LEVEL     1
+#define NICE           10 /* of the thread: Linux has a nice value for each */
 
 /** One request. */
 struct batch {
@@ -78,7 +80,8 @@ struct uploader {
     unsigned failures; /* in a row */
     uint64_t failing_ns, said_ns, retry_after_ns;
     char said[768];
-    bool checked; /* how the server is set up */
+    bool checked;      /* how the server is set up */
+    bool store_failed; /* the last failure was not the server's */
 };
 
 static uint64_t now_ns(void)
@@ -618,6 +621,7 @@ static enum round round_of(struct uploader *u)
     int r = open_reader(u, error, sizeof(error));
 
     if (r < 0) {
+        u->store_failed = true;
         fail(u, "%s", error);
         return ROUND_FAILED;
     }
@@ -629,9 +633,13 @@ static enum round round_of(struct uploader *u)
     if (r < 0) {
         if (!again)
             window_clear(&u->window);
+        u->store_failed = true;
         fail(u, "reading the store failed: %s", strerror(-r));
         return ROUND_FAILED;
     }
+    if (u->store_failed)
+        succeed(u);
+    u->store_failed = false;
     if (u->window.end == 0)
         return ROUND_IDLE;
     show_oldest(u, u->batch.oldest_ns);
@@ -653,6 +661,9 @@ static void *run(void *arg)
     struct uploader *u = arg;
     bool more = false;
 
+    /* Catching up takes what CPU time is left, and none from those who keep the records. */
+    if (setpriority(PRIO_PROCESS, (id_t)gettid(), NICE) < 0)
+        log_debug("making the upload thread nice failed: %s", strerror(errno));
     for (;;) {
         enum round round;
 
@@ -765,7 +776,7 @@ void uploader_wake(struct uploader *u)
     pthread_mutex_unlock(&u->mutex);
 }
 
-bool uploader_end(struct uploader *u, uint64_t deadline_ns)
+bool uploader_end(struct uploader *u, uint64_t deadline_ns, struct uploader_state *ret)
 {
     uint64_t until_ns = MAX(deadline_ns, now_ns()) + GRACE_NS;
     struct timespec until = timespec_of(until_ns);
@@ -774,6 +785,7 @@ bool uploader_end(struct uploader *u, uint64_t deadline_ns)
     if (!u)
         return true;
     if (!u->started) {
+        *ret = u->state;
         uploader_free(u);
         return true;
     }
@@ -786,6 +798,7 @@ bool uploader_end(struct uploader *u, uint64_t deadline_ns)
         if (pthread_cond_timedwait(&u->changed, &u->mutex, &until) == ETIMEDOUT)
             break;
     ended = u->ended;
+    *ret = u->state;
     u->store = NULL;
     pthread_mutex_unlock(&u->mutex);
     if (!ended) {

@@ -15,6 +15,14 @@
 
 struct uploader;
 
+struct uploader_state {
+    const char *target; /* its name */
+    char url[256];      /* the server that is asked now */
+    char problem[768];  /* printable; "": there is none */
+    char warning[256];  /* what should be done, though it works; printable; "": nothing */
+    uint64_t oldest_ns; /* CLOCK_REALTIME of the oldest that is to be sent; 0: there is none */
+};
+
 /**
  * Reads the secrets that the options name, so it wants the rights for that. `options` is the
  * target's struct and outlives it; `sockets` may be NULL. On failure `error` says why.
@@ -29,16 +37,7 @@ void uploader_wake(struct uploader *u);
 /**
  * Sends what is left, if the server takes it at once, at most until `deadline_ns`
  * (CLOCK_MONOTONIC), and frees it. False if the thread hangs (a name server, a disk): then it goes
- * with the process, and does not touch the store any more.
+ * with the process, and does not touch the store any more. `ret` is its last state.
  */
-bool uploader_end(struct uploader *u, uint64_t deadline_ns);
-
-struct uploader_state {
-    const char *target; /* its name */
-    char url[256];      /* the server that is asked now */
-    char problem[768];  /* printable; "": there is none */
-    char warning[256];  /* what should be done, though it works; printable; "": nothing */
-    uint64_t
-        oldest_ns; /* CLOCK_REALTIME of the oldest record that is to be sent; 0: there is none */
-};
+bool uploader_end(struct uploader *u, uint64_t deadline_ns, struct uploader_state *ret);
 void uploader_get_state(struct uploader *u, struct uploader_state *ret);

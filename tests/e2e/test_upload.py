@@ -6,6 +6,7 @@ import os
 import random
 import re
 import sqlite3
+import ssl
 import subprocess
 import time
 
@@ -278,6 +279,37 @@ def test_tls(agent, server, certificate):  # noqa: F811
     right.stop()
     unchecked = begin(agent, elastic.url, tls_verify="none", store=one.store)
     wait_uploaded(unchecked, elastic)
+
+
+def test_expired_certificate(agent, server, certificate):  # noqa: F811
+    expired, context = certificate("expired", days=0)
+    elastic = server(context=context)
+    one = begin(agent, elastic.url, ca_file=expired["ca"])
+    wait_until(lambda: "expired" in target(one)["problem"], 10, lambda: target(one))
+    assert not elastic.requests and "certificate has expired" in one.stderr
+
+
+def test_client_certificate(agent, server, certificate):  # noqa: F811
+    ours, context = certificate("ours")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(ours["ca"])
+    elastic = server(context=context)
+    one = begin(agent, elastic.url, ca_file=ours["ca"])
+    wait_until(lambda: target(one)["state"] == "failing", 10, "a failure")
+    one.stop()
+    assert not elastic.requests
+    with_one = begin(agent, elastic.url, ca_file=ours["ca"], cert_file=ours["cert"], key_file=ours["key"], store=one.store)
+    wait_uploaded(with_one, elastic)
+
+
+def test_own_traffic(agent, server):  # noqa: F811
+    """What the agent sends to a server that is not there is dropped, and is no event."""
+    closed = server()
+    closed.close()
+    one = agent("--events", "dropwatch", "--set", f"elasticsearch.url={closed.url}", "--set", "elasticsearch.flush_interval=10ms")
+    wait_until(lambda: one.status()["events"]["dropwatch"]["filtered_by"]["own"] >= 3, 30, lambda: one.status()["events"])
+    ports = [(r["tracer_data"]["sport"], r["tracer_data"]["dport"]) for r in one.records("dropwatch")]
+    assert not [pair for pair in ports if closed.port in pair]
 
 
 def test_failover(agent, server):  # noqa: F811
