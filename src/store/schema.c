@@ -76,6 +76,7 @@ static const char *const statement_texts[STATEMENT_NR] = {
         "INSERT OR REPLACE INTO rejected(seq, target, time, reason)"
         " SELECT ?1, ?2, ?3, ?4 WHERE EXISTS(SELECT 1 FROM records WHERE seq = ?1)",
     [STATEMENT_DROP_REJECTED] = "DELETE FROM rejected WHERE seq = ?1",
+    [STATEMENT_COUNT] = "SELECT count(*) FROM records WHERE seq > ?1 AND seq <= ?2",
 };
 
 bool schema_is_damage(int code)

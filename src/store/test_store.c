@@ -1639,6 +1639,10 @@ static void test_target_deleted(void **state)
 
     s = open_store(dir);
     wait_until(target_of(s, "one").deleted == 3); /* it is remembered */
+    /* Two of those had been read before, and were on their way. */
+    advance(s, "one", (struct store_advance){.seq = 20, .uploaded = 2});
+    wait_until(target_of(s, "one").deleted == 1);
+    assert_int_equal(target_of(s, "one").uploaded, 19);
     close_store(s);
 }
 

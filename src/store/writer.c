@@ -474,6 +474,35 @@ static int reject(struct writer *w, const char *target, const struct writer_reje
     return r;
 }
 
+/**
+ * What was on its way to a server when retention deleted it was counted as deleted, and has
+ * arrived: more is dealt with than there still is up to the new cursor.
+ */
+static int correct_deleted(struct writer *w, struct store_target *target,
+                           const struct writer_advance *advance)
+{
+    uint64_t dealt_with = advance->uploaded + advance->n_rejections, left;
+    sqlite3_stmt *statement;
+    int r;
+
+    if (dealt_with == 0 || target->deleted == 0 || advance->seq <= target->seq)
+        return SQLITE_OK;
+    r = schema_statement(&w->schema, STATEMENT_COUNT, &statement);
+    if (r != SQLITE_OK)
+        return r;
+    sqlite3_bind_int64(statement, 1, (int64_t)target->seq);
+    sqlite3_bind_int64(statement, 2, (int64_t)advance->seq);
+    r = sqlite3_step(statement);
+    if (r == SQLITE_ROW) {
+        left = (uint64_t)sqlite3_column_int64(statement, 0);
+        if (dealt_with > left)
+            target->deleted -= MIN(dealt_with - left, target->deleted);
+        r = SQLITE_OK;
+    }
+    sqlite3_reset(statement);
+    return r;
+}
+
 /** Before anything is deleted, so that what was uploaded is not taken for what was not. */
 static int advance_targets(struct writer *w, const struct writer_batch *batch)
 {
@@ -486,6 +515,7 @@ static int advance_targets(struct writer *w, const struct writer_batch *batch)
         if (!target) /* as many as there may be are in the table already, from other times */
             continue;
         target->active = true;
+        r = r == SQLITE_OK ? correct_deleted(w, target, advance) : r;
         target->seq = MAX(target->seq, advance->seq);
         target->uploaded += advance->uploaded;
         target->retried += advance->retried;
@@ -622,7 +652,7 @@ int writer_commit(struct writer *w, const struct writer_batch *batch)
         w->full = false;
         w->os_error = 0;
         for (unsigned i = 0; i < w->n_targets; i++)
-            if (w->targets[i].active) /* of one that is not in use nobody wants to hear */
+            if (w->targets[i].active && w->targets[i].deleted > targets[i].deleted)
                 w->unsent += w->targets[i].deleted - targets[i].deleted;
         return SQLITE_OK;
     }

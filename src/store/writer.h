@@ -50,7 +50,7 @@ struct writer {
 
     struct store_target targets[STORE_TARGETS_MAX]; /* as of the last commit */
     unsigned n_targets;
-    uint64_t unsent; /* records deleted that a target had not got, since start */
+    uint64_t unsent; /* records deleted that a target in use had not got, since start */
 
     struct record_files files;
     bool files_ready;

@@ -5,71 +5,15 @@ import json
 import os
 import random
 import re
-import sqlite3
 import ssl
-import subprocess
 import time
 
 import pytest
-from harness import SANITIZER_REPORT, patience, wait_until
+from harness import patience, wait_until
 from elasticsearch import certificate, server  # noqa: F401 (fixtures)
+from upload import KIND, begin, filled, huatuo, ids, target, wait_uploaded  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.host_only("nothing of it depends on the kernel")
-
-KIND = "oom"  # it watches, and hardly ever has anything to say: records are those of its coverage
-
-
-def begin(agent, url, *arguments, store=None, env=None, **options):
-    """options: elasticsearch.*; without `__` in front of the dot: store__path."""
-    options = {"url": url, "flush_interval": "20ms", **options}
-    sets = {key.replace("__", ".") if "__" in key else f"elasticsearch.{key}": value for key, value in options.items()}
-    words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
-    return agent("--events", KIND, *words, *arguments, store=store, env=env)
-
-
-def target(one):
-    return one.status()["targets"]["elasticsearch"]
-
-
-def ids(one):
-    return [json.loads(line)["tracer_id"] for line in one.huatuo("list", "--json").stdout.decode().splitlines()]
-
-
-def wait_uploaded(one, server, timeout=30, but=()):  # noqa: F811
-    """Everything that is in the store is at the server, as it is in the store."""
-    wait_until(
-        lambda: set(server.documents) >= set(ids(one)) - set(but),
-        timeout,
-        lambda: f"{len(ids(one))} records at the server, which has {len(server.documents)}; {target(one)}",
-    )
-
-
-@pytest.fixture
-def filled(agent):
-    """filled(n): a store in which n records are, without an agent. They differ in their ids and numbers."""
-
-    def fill(n, **fields):
-        one = agent("--events", KIND)
-        one.stop()
-        db = sqlite3.connect(one.store / "huatuo.db")
-        seq, when, name, text = db.execute("SELECT seq, time, tracer_name, json FROM records").fetchone()
-        record = json.loads(text)
-        rows = []
-        for i in range(n):
-            key = f"{when + i:016x}{random.getrandbits(48):012x}"
-            record.update(tracer_id=key, tracer_data={"number": i, **fields})
-            rows.append((key, when + i, name, json.dumps(record, separators=(",", ":"))))
-        first = db.execute("SELECT next_seq FROM state").fetchone()[0]
-        db.executemany(
-            f"INSERT INTO records(seq, id, time, tracer_name, json) VALUES({first} + ?, ?, ?, ?, ?)",
-            [(i, *row) for i, row in enumerate(rows)],
-        )
-        db.execute(f"UPDATE state SET next_seq = next_seq + {n}, n_records = n_records + {n}, files_seq = next_seq + {n} - 1")
-        db.commit()
-        db.close()
-        return one
-
-    return fill
 
 
 def test_documents(agent, server):  # noqa: F811
@@ -333,13 +277,6 @@ def test_unprivileged(agent, server):  # noqa: F811
     assert not re.search(r"^Uid:\s*0", status, re.M)
 
 
-def huatuo(*words):
-    binary = os.environ.get("HUATUO") or "build-test/huatuo"
-    done = subprocess.run([binary, *map(str, words)], capture_output=True, text=True, check=False)
-    assert not SANITIZER_REPORT.search(done.stderr), done.stderr
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.mark.parametrize("flavour", ["elasticsearch", "opensearch"])
 def test_setup(agent, server, flavour):  # noqa: F811
     """The index template and the policy, for either; then nothing is to be warned of."""
@@ -399,7 +336,7 @@ def test_retention(filled, agent, server):  # noqa: F811
     """What has to go before the server is back is counted and said."""
     elastic = server()
     elastic.status = 503
-    before = filled(500, text="x" * 4000)
+    before = filled(500, lambda i, data: data.update(text="x" * 4000))
     one = begin(agent, elastic.url, store=before.store, store__max_size="1MiB")
     wait_until(lambda: target(one)["deleted"] > 100, 30, lambda: target(one))
     assert "records had to be deleted" in one.stderr

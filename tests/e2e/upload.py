@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent that uploads, and a store that is full of records: for the tests with a server."""
+
+import json
+import os
+import random
+import sqlite3
+import subprocess
+
+import pytest
+from harness import SANITIZER_REPORT, wait_until
+
+KIND = "oom"  # it watches, and hardly ever has anything to say: records are those of its coverage
+
+
+def begin(agent, url, *arguments, store=None, env=None, events=KIND, **options):
+    """options: timeout="1s" is elasticsearch.timeout, store__max_size="1MiB" store.max_size."""
+    options = {"url": url, "flush_interval": "20ms", **options}
+    sets = {key.replace("__", ".") if "__" in key else f"elasticsearch.{key}": value for key, value in options.items()}
+    words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+    return agent("--events", events, *words, *arguments, store=store, env=env)
+
+
+def target(one):
+    return one.status()["targets"]["elasticsearch"]
+
+
+def ids(one):
+    return [json.loads(line)["tracer_id"] for line in one.huatuo("list", "--json").stdout.decode().splitlines()]
+
+
+def wait_uploaded(one, server, timeout=30, but=()):
+    """Everything that is in the store is at the server, as it is in the store."""
+    wait_until(
+        lambda: set(server.documents) >= set(ids(one)) - set(but),
+        timeout,
+        lambda: f"{len(ids(one))} records at the server, which has {len(server.documents)}; {target(one)}",
+    )
+
+
+@pytest.fixture
+def filled(agent):
+    """filled(n): a store in which n records are, without an agent. They differ in their ids and numbers.
+    `change(i, data)` may change what is in `tracer_data` of the i-th."""
+
+    def fill(n, change=lambda i, data: None):
+        one = agent("--events", KIND)
+        one.stop()
+        db = sqlite3.connect(one.store / "huatuo.db")
+        seq, when, name, text = db.execute("SELECT seq, time, tracer_name, json FROM records").fetchone()
+        record = json.loads(text)
+        rows = []
+        for i in range(n):
+            key = f"{when + i:016x}{random.getrandbits(48):012x}"
+            record.update(tracer_id=key, tracer_data={"number": i})
+            change(i, record["tracer_data"])
+            rows.append((key, when + i, name, json.dumps(record, separators=(",", ":"))))
+        first = db.execute("SELECT next_seq FROM state").fetchone()[0]
+        db.executemany(
+            f"INSERT INTO records(seq, id, time, tracer_name, json) VALUES({first} + ?, ?, ?, ?, ?)",
+            [(i, *row) for i, row in enumerate(rows)],
+        )
+        db.execute(f"UPDATE state SET next_seq = next_seq + {n}, n_records = n_records + {n}, files_seq = next_seq + {n} - 1")
+        db.commit()
+        db.close()
+        return one
+
+    return fill
+
+
+def huatuo(*words):
+    binary = os.environ.get("HUATUO") or "build-test/huatuo"
+    done = subprocess.run([binary, *map(str, words)], capture_output=True, text=True, check=False)
+    assert not SANITIZER_REPORT.search(done.stderr), done.stderr
+    return done.returncode, done.stdout, done.stderr
