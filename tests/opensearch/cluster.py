@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real servers, one node each, on loopback.
+
+Both projects publish the archive that their own integration tests run on at Maven Central, as
+`org.opensearch.distribution.integ-test-zip:opensearch:VERSION:zip` and
+`org.elasticsearch.distribution.integ-test-zip:elasticsearch:VERSION:zip` (56 MB each): the server, its
+scripts and the module transport-netty4, which speaks HTTP. What it has not: a JVM (17 will do for OpenSearch
+2.x and Elasticsearch 7.17; OpenSearch 3 wants 21), ILM and ISM, and data streams of Elasticsearch, which are
+modules of their own. Neither runs as root.
+
+usage: cluster.py --fetch DIR      puts the archives there, unless they are there
+"""
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+SERVERS = {  # what is tested, and what docs/elasticsearch.md may claim
+    "opensearch": ("org.opensearch.distribution.integ-test-zip", "2.19.6", "OPENSEARCH"),
+    "elasticsearch": ("org.elasticsearch.distribution.integ-test-zip", "7.17.29", "ES"),
+}
+START_S = 180
+USER = "nobody"
+
+
+def archive(folder, product):
+    return folder / f"{product}-{SERVERS[product][1]}.zip"
+
+
+def fetch(folder):
+    """With the machine's own Maven, which knows where its packages come from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for product, (group, version, _) in SERVERS.items():
+        if not archive(folder, product).exists():
+            draft = Path(tempfile.mkdtemp(dir=folder))
+            what = f"-Dartifact={group}:{product}:{version}:zip"
+            subprocess.run(["mvn", "-q", "-B", "dependency:copy", what, f"-DoutputDirectory={draft}"], check=True)
+            archive(draft, product).rename(archive(folder, product))
+            draft.rmdir()
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+class Cluster:
+    """A server with empty data. start() and kill() as often as a test likes; close() takes all away."""
+
+    def __init__(self, product, archives):
+        self.product, self.version, self.prefix = product, *SERVERS[product][1:]
+        self.folder = Path(tempfile.mkdtemp(prefix=f"huatuo-{product}-"))
+        with zipfile.ZipFile(archive(archives, product)) as content:
+            content.extractall(self.folder)
+        self.home = self.folder / f"{product}-{self.version}"
+        for script in (self.home / "bin").iterdir():
+            script.chmod(0o755)  # a zip of Python's has no modes
+        owner = pwd.getpwnam(USER)
+        subprocess.run(["chown", "-R", f"{owner.pw_uid}:{owner.pw_gid}", self.folder], check=True)
+        self.folder.chmod(0o755)
+        self.ids = [f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
+        self.port, self.inner_port, self.process = free_port(), free_port(), None
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self):
+        return (self.folder / "log").read_text(errors="replace")
+
+    def start(self):
+        settings = {
+            "discovery.type": "single-node",
+            "network.host": "127.0.0.1",
+            "http.port": self.port,
+            "transport.port": self.inner_port,
+            # Nobody's disk is so full here that it matters, or so empty that the server would think so.
+            "cluster.routing.allocation.disk.threshold_enabled": "false",
+        }
+        if self.product == "elasticsearch":
+            settings["xpack.security.enabled"] = "false"
+        words = [word for key, value in settings.items() for word in ("-E", f"{key}={value}")]
+        java = Path(shutil.which("java")).resolve().parents[1]
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            f"{self.prefix}_JAVA_HOME": str(java),
+            f"{self.prefix}_JAVA_OPTS": "-Xms512m -Xmx512m",
+        }
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                ["setpriv", *self.ids, self.home / "bin" / self.product, *words],
+                cwd=self.home, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )
+        deadline = time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(OSError, urllib.error.URLError):
+                self.ask("GET", "/_cluster/health?wait_for_status=yellow&timeout=10s")
+                return self
+            assert self.process.poll() is None, f"{self.product} ended:\n{self.log[-4000:]}"
+            assert time.monotonic() < deadline, f"{self.product} does not answer:\n{self.log[-4000:]}"
+            time.sleep(0.5)
+
+    def kill(self):
+        """kill -9, as a machine that goes down."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def close(self):
+        if self.process:
+            self.kill()
+        shutil.rmtree(self.folder)
+
+    def ask(self, method, path, content=None):
+        request = urllib.request.Request(self.url + path, method=method)
+        if content is not None:
+            request.data = json.dumps(content).encode()
+            request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def search(self, index="huatuo*", **body):
+        self.ask("POST", f"/{index}/_refresh")
+        return self.ask("POST", f"/{index}/_search", {"size": 10000, "track_total_hits": True, **body})["hits"]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] != "--fetch":
+        sys.exit(__doc__)
+    fetch(Path(sys.argv[2]))
