@@ -66,9 +66,9 @@ static void assert_index(const char *tracer_name, uint64_t mode, const char *exp
 
 static void test_index(void **state)
 {
-    static const char *const plain[] = {"softirq", "dropwatch", "hungtask", "softlockup",
-                                        "coverage"};
-    static const char *const cases[] = {"oom", "directreclaim"};
+    static const char *const plain[] = {"softirq",    "dropwatch",      "hungtask",
+                                        "softlockup", "net_rx_latency", "coverage"};
+    static const char *const cases[] = {"oom", "directreclaim", "netdev_event", "lacp"};
 
     (void)state;
     /* The day is that of `time`, as it stands there: not of another field, nor of UTC. */

@@ -327,6 +327,7 @@ static int lacp_decode(const struct decode *d, const void *raw, struct record *r
 const struct event event_lacp = {
     .name = "lacp",
     .tracer_name = "lacp",
+    .is_case = true,
     .summary = "What is negotiated for a bond in mode 802.3ad goes bad, or recovers.",
     .options = option_table,
     .options_size = sizeof(struct lacp_options),

@@ -364,6 +364,7 @@ static int netdev_provoke(struct provoked *ret)
 const struct event event_netdev = {
     .name = "netdev",
     .tracer_name = "netdev_event",
+    .is_case = true,
     .summary = "A network interface goes up or down, changes, comes or goes.",
     .options = option_table,
     .options_size = sizeof(struct netdev_options),
