@@ -353,8 +353,8 @@ static void test_verdicts(void **state)
     scene->letters[7] = UINT_MAX; /* that is, until it was seen */
     put_stored(scene, 0, 100);
     begin(scene);
-    wait_until(strcmp(state_of(scene).problem,
-                      "1 of 1 records were not taken now: busy \\x1b[31m") == 0);
+    wait_until(
+        strcmp(state_of(scene).problem, "1 of 1 records were not taken now: busy \\x1b[31m") == 0);
     wait_until(state_of(scene).oldest_ns == TIME_0_NS + 7 * NS_PER_SEC);
     assert_int_equal(counts_of(scene).seq, 0); /* the cursor stays before the first that waits */
     set_trouble(scene, &scene->letters[7], 0);
@@ -482,6 +482,7 @@ static void test_failover(void **state)
     assert_each_once(scene, 2);
 }
 
+/** What retention has deleted before the server was back is counted, and nothing twice. */
 static void test_deleted_meanwhile(void **state)
 {
     struct scene *scene = *state;
@@ -501,29 +502,59 @@ static void test_deleted_meanwhile(void **state)
     begin(scene);
     wait_until(counts_of(scene).deleted == 50);
     set_trouble(scene, &scene->n_status, 0);
+    put_stored(scene, 50, 1); /* which may be too late, too */
+    wait_until(counts_of(scene).uploaded + counts_of(scene).deleted == 51);
     wait_until(state_of(scene).oldest_ns == 0);
-    assert_int_equal(counts_of(scene).uploaded, 0);
-    assert_each_once(scene, 0);
+    assert_true(end(scene, soon()));
+    /* All would have been sent if they had been read before they were deleted. */
+    assert_int_equal(scene->n_stored, counts_of(scene).uploaded);
+    assert_int_equal(counts_of(scene).uploaded + counts_of(scene).deleted, 51);
+}
+
+static void change_store(const struct scene *scene, const char *sql)
+{
+    char path_db[128];
+    sqlite3 *db;
+
+    snprintf(path_db, sizeof(path_db), "%s/huatuo.db", scene->folder);
+    assert_int_equal(sqlite3_open(path_db, &db), SQLITE_OK);
+    sqlite3_busy_timeout(db, 20000);
+    assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
+/** What the cursor is waiting for may be gone when it is tried again. */
+static void test_deleted_between_tries(void **state)
+{
+    struct scene *scene = *state;
+    unsigned before;
+
+    scene->status = "503 Down";
+    scene->n_status = UINT_MAX;
+    put_stored(scene, 0, 50);
+    begin(scene);
+    wait_until(*state_of(scene).problem);
+    change_store(scene, "DELETE FROM records WHERE seq <= 10 OR seq = 50");
+    /* One request may have been on its way; the next one was made afterwards. */
+    before = __atomic_load_n(&scene->server.requests, __ATOMIC_SEQ_CST);
+    wait_until(__atomic_load_n(&scene->server.requests, __ATOMIC_SEQ_CST) >= before + 2);
+    assert_true(state_of(scene).oldest_ns == TIME_0_NS + 10 * NS_PER_SEC);
+    set_trouble(scene, &scene->n_status, 0);
+    wait_until(counts_of(scene).seq == 50);
+    assert_int_equal(counts_of(scene).uploaded, 39);
+    for (unsigned i = 0; i < 50; i++)
+        assert_int_equal(scene->stored[i], i >= 10 && i < 49);
 }
 
 /** What a disk has made of a record must not spoil the others. */
 static void test_damaged_record(void **state)
 {
     struct scene *scene = *state;
-    char path_db[128];
-    sqlite3 *db;
 
     put_stored(scene, 0, 5);
     store_close(scene->store, soon());
-    snprintf(path_db, sizeof(path_db), "%s/huatuo.db", scene->folder);
-    assert_int_equal(sqlite3_open(path_db, &db), SQLITE_OK);
-    assert_int_equal(
-        sqlite3_exec(db,
-                     "UPDATE records SET json = replace(json, ',', char(10)) WHERE seq "
-                     "= 2; UPDATE records SET json = '' WHERE seq = 5",
-                     NULL, NULL, NULL),
-        SQLITE_OK);
-    sqlite3_close(db);
+    change_store(scene, "UPDATE records SET json = replace(json, ',', char(10)) WHERE seq = 2;"
+                        "UPDATE records SET json = '' WHERE seq = 5");
     open_store(scene);
     begin(scene);
     wait_until(counts_of(scene).seq == 5);
@@ -563,6 +594,7 @@ int main(int argc, char **argv)
         TEST(test_too_large),
         TEST(test_failover),
         TEST(test_deleted_meanwhile),
+        TEST(test_deleted_between_tries),
         TEST(test_damaged_record),
         TEST(test_ends_at_once),
     };
