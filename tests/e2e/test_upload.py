@@ -11,7 +11,7 @@ import time
 import pytest
 from harness import patience, wait_until
 from elasticsearch import certificate, server  # noqa: F401 (fixtures)
-from upload import KIND, begin, filled, huatuo, ids, target, wait_uploaded  # noqa: F401 (a fixture)
+from upload import KIND, begin, filled, huatuo, ids, rejected, target, wait_uploaded  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.host_only("nothing of it depends on the kernel")
 
@@ -125,10 +125,9 @@ def test_one_bad_among_a_thousand(filled, agent, server):  # noqa: F811
     assert elastic.arrivals[bad] == 1  # it is not tried again
     state = target(one)
     assert state["state"] == "ok" and state["uploaded"] == len(ids(one)) - 1
-    (line,) = one.huatuo("list", "--rejected", "--json").stdout.decode().splitlines()
-    rejected = json.loads(line)
-    assert rejected["record"]["tracer_id"] == bad and rejected["target"] == "elasticsearch"
-    assert rejected["reason"] == f"400 mapper_parsing_exception: {reason}"
+    (refused,) = rejected(one)
+    assert refused["record"]["tracer_id"] == bad and refused["target"] == "elasticsearch"
+    assert refused["reason"] == f"400 mapper_parsing_exception: {reason}"
     text = one.huatuo("list", "--rejected").stdout.decode()
     assert "refused by elasticsearch, 20" in text and "\\x1b[31m" in text and "\x1b[31m" not in text
     assert "huatuo list --rejected" in one.huatuo("status").stdout.decode()

@@ -29,13 +29,32 @@ def ids(one):
     return [json.loads(line)["tracer_id"] for line in one.huatuo("list", "--json").stdout.decode().splitlines()]
 
 
+def stored_ids(one):
+    """The same, from the database itself: among thousands it is looked for many times."""
+    db = sqlite3.connect(f"file:{one.store}/huatuo.db?mode=ro", uri=True)
+    try:
+        return [key for key, in db.execute("SELECT id FROM records ORDER BY seq")]
+    finally:
+        db.close()
+
+
 def wait_uploaded(one, server, timeout=30, but=()):
     """Everything that is in the store is at the server, as it is in the store."""
     wait_until(
-        lambda: set(server.documents) >= set(ids(one)) - set(but),
+        lambda: set(server.documents) >= set(stored_ids(one)) - set(but),
         timeout,
-        lambda: f"{len(ids(one))} records at the server, which has {len(server.documents)}; {target(one)}",
+        lambda: f"{len(stored_ids(one))} records at the server, which has {len(server.documents)}; {target(one)}",
     )
+
+
+def rejected(one, n=1):
+    """Waits for what `list --rejected` says: it is counted when it is known, and written a moment later."""
+
+    def lines():
+        found = one.huatuo("list", "--rejected", "--json").stdout.decode().splitlines()
+        return found if len(found) >= n else None
+
+    return [json.loads(line) for line in wait_until(lines, 15, lambda: f"{n} refused records")]
 
 
 @pytest.fixture

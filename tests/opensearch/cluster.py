@@ -5,13 +5,15 @@ Both projects publish the archive that their own integration tests run on at Mav
 `org.opensearch.distribution.integ-test-zip:opensearch:VERSION:zip` and
 `org.elasticsearch.distribution.integ-test-zip:elasticsearch:VERSION:zip` (56 MB each): the server, its
 scripts and the module transport-netty4, which speaks HTTP. What it has not: a JVM (17 will do for OpenSearch
-2.x and Elasticsearch 7.17; OpenSearch 3 wants 21), ILM and ISM, and data streams of Elasticsearch, which are
-modules of their own. Neither runs as root.
+2.x and Elasticsearch 7.17; OpenSearch 3 wants 21), ILM and ISM, users and passwords, and data streams of
+Elasticsearch, which are modules of their own. Neither runs as root.
 
 usage: cluster.py --fetch DIR      puts the archives there, unless they are there
 """
 
+import base64
 import contextlib
+import http.client
 import json
 import os
 import pwd
@@ -21,16 +23,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 SERVERS = {  # what is tested, and what docs/elasticsearch.md may claim
     "opensearch": ("org.opensearch.distribution.integ-test-zip", "2.19.6", "OPENSEARCH"),
     "elasticsearch": ("org.elasticsearch.distribution.integ-test-zip", "7.17.29", "ES"),
 }
+WITH_STREAMS = ["opensearch"]
 START_S = 180
 USER = "nobody"
 
@@ -135,8 +140,55 @@ class Cluster:
             return json.load(answer)
 
     def search(self, index="huatuo*", **body):
-        self.ask("POST", f"/{index}/_refresh")
-        return self.ask("POST", f"/{index}/_search", {"size": 10000, "track_total_hits": True, **body})["hits"]
+        """Of indices that are not there, nothing is found."""
+        self.ask("POST", f"/{index}/_refresh?ignore_unavailable=true")
+        return self.ask("POST", f"/{index}/_search?ignore_unavailable=true", {"size": 10000, "track_total_hits": True, **body})["hits"]
+
+
+class Guard(ThreadingHTTPServer):
+    """Asks for a user and a password before it lets anybody through to a server, as is usual where that does
+    not ask itself."""
+
+    daemon_threads = True
+
+    def __init__(self, cluster, user, password):
+        self.port = cluster.port
+        self.expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.refused = 0
+        super().__init__(("127.0.0.1", 0), Passage)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self):
+        self.shutdown()
+        self.server_close()
+
+
+class Passage(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Authorization") == self.server.expected:
+            inside = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+            names = ("Content-Type", "Content-Encoding")
+            inside.request(self.command, self.path, body, {n: self.headers[n] for n in names if n in self.headers})
+            answer = inside.getresponse()
+            status, kind, content = answer.status, answer.getheader("Content-Type"), answer.read()
+            inside.close()
+        else:
+            self.server.refused += 1
+            status, kind, content = 401, "text/html", b"<html>401 Authorization Required</html>"
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_HEAD = do
 
 
 if __name__ == "__main__":
