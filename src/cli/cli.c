@@ -10,8 +10,8 @@
 #include "core/text.h"
 
 static const struct cli_command *const commands[] = {
-    &cli_run,    &cli_list, &cli_show,   &cli_status,
-    &cli_doctor, &cli_try,  &cli_config, &cli_elasticsearch,
+    &cli_run, &cli_list,   &cli_show,   &cli_status,        &cli_doctor,
+    &cli_try, &cli_export, &cli_import, &cli_elasticsearch, &cli_config,
 };
 
 static void print_commands(FILE *out)

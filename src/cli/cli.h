@@ -16,8 +16,8 @@ struct cli_command {
     int (*run)(int argc, char **argv);
 };
 
-extern const struct cli_command cli_config, cli_doctor, cli_elasticsearch, cli_list, cli_run,
-    cli_show, cli_status, cli_try;
+extern const struct cli_command cli_config, cli_doctor, cli_elasticsearch, cli_export, cli_import,
+    cli_list, cli_run, cli_show, cli_status, cli_try;
 
 #define CLI_DEFAULT_STORE  "/var/lib/huatuo"
 #define CLI_DEFAULT_CONFIG "/etc/huatuo/huatuo.yaml"

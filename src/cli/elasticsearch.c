@@ -4,9 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "agent/settings.h"
 #include "cli/arguments.h"
 #include "cli/cli.h"
+#include "cli/configure.h"
 #include "core/text.h"
 #include "targets/elasticsearch_setup.h"
 
@@ -22,25 +22,6 @@ static _printf_(1, 2) int fail(const char *format, ...)
     text_add_printable(&shown, line, sizeof(line));
     fprintf(stderr, "huatuo elasticsearch: %s\n", shown.data ? shown.data : "out of memory");
     return CLI_FAILED;
-}
-
-/** As `run` would have it. */
-static int configure(const char *path, const char **sets, struct config **ret)
-{
-    _cleanup_(config_freep) struct config *config = NULL;
-    _free_ char *errors = NULL;
-    int r = settings_new(&config);
-
-    if (r == 0 && (path || access(CLI_DEFAULT_CONFIG, F_OK) == 0))
-        r = config_read_file(config, path ? path : CLI_DEFAULT_CONFIG, &errors);
-    for (const char **set = sets; r == 0 && *set; set++)
-        r = config_set(config, *set, &errors);
-    if (r < 0) {
-        fprintf(stderr, "%s\n", errors ? errors : strerror(-r));
-        return CLI_FAILED;
-    }
-    *ret = TAKE_PTR(config);
-    return CLI_OK;
 }
 
 /* ---- what is to be put, as text */
@@ -194,7 +175,7 @@ static int run_setup(int argc, char **argv)
         return status;
     if (print && strcmp(print, "elasticsearch") != 0 && strcmp(print, "opensearch") != 0)
         return cli_usage(&cli_elasticsearch, "--print takes elasticsearch or opensearch");
-    status = configure(path, sets, &config);
+    status = cli_configure(path, sets, &config);
     if (status != CLI_OK)
         return status;
     options = config_section(config, "elasticsearch");

@@ -11,6 +11,7 @@
 #include "cli/arguments.h"
 #include "cli/cli.h"
 #include "cli/gaps.h"
+#include "cli/query.h"
 #include "cli/render.h"
 #include "core/clock.h"
 #include "core/event.h"
@@ -31,89 +32,29 @@ struct list {
     uint64_t last_seq; /* the greatest that has been seen */
 };
 
-static bool parse_number(const char *text, uint64_t max, uint64_t *ret)
-{
-    unsigned long long value;
-    char *end;
-
-    if (*text < '0' || *text > '9')
-        return false;
-    errno = 0;
-    value = strtoull(text, &end, 10);
-    if (errno != 0 || *end || value == 0 || value > max)
-        return false;
-    *ret = value;
-    return true;
-}
-
-static int usage_time(const char *option, const char *text)
-{
-    char quoted[TEXT_QUOTED_MAX];
-
-    return cli_usage(
-        &cli_list,
-        "%s %s: this is no time; write how long ago (10m), or when (16:05, 2025-06-11, "
-        "\"2025-06-11 16:05:16\")",
-        option, text_quote(text, quoted));
-}
-
-static int usage_number(const char *option, const char *text, uint64_t max)
-{
-    char quoted[TEXT_QUOTED_MAX];
-
-    return cli_usage(&cli_list, "%s %s: this is not a number from 1 to %ju", option,
-                     text_quote(text, quoted), (uintmax_t)max);
-}
-
 /* CLI_OK, or what is to be returned for a wrong call. `tracer_names` has room for argc. */
 static int parse_arguments(struct list *l, const char **tracer_names, int argc, char **argv)
 {
-    struct store_query *query = &l->query;
-    const char *since = NULL, *until = NULL, *pid = NULL, *limit = NULL;
+    struct cli_query words = {.tracer_names = tracer_names};
+    const char *limit = NULL;
     const struct argument table[] = {
-        {"--event", .values = tracer_names},
-        {"--since", .value = &since},
-        {"--until", .value = &until},
-        {"--container", .value = &query->container},
-        {"--pid", .value = &pid},
-        {"--match", .value = &query->match},
+        CLI_QUERY_ARGUMENTS(&words, &l->query),
         {"--limit", .value = &limit},
-        {"--rejected", .flag = &query->rejected},
+        {"--rejected", .flag = &l->query.rejected},
         {"-f", .flag = &l->follow},
         {"--json", .flag = &l->json},
         {"--store", .value = &l->store},
         {},
     };
-    uint64_t now_ns = clock_now_ns(CLOCK_REALTIME), number = 0;
     int status = arguments_parse(&cli_list, table, argc, argv);
 
-    if (status != CLI_OK)
-        return status;
-    for (const char **name = tracer_names; *name; name++) {
-        const struct event *event = event_find(*name);
-
-        if (!event && strcmp(*name, COVERAGE_NAME) == 0)
-            continue;
-        if (!event)
-            return cli_usage_event(&cli_list, "--event", *name);
-        *name = event->tracer_name;
-    }
-    if (*tracer_names)
-        query->tracer_names = tracer_names;
-    if (since && clock_parse(since, now_ns, &query->since_ns) < 0)
-        return usage_time("--since", since);
-    if (until && clock_parse(until, now_ns, &query->until_ns) < 0)
-        return usage_time("--until", until);
-    if (pid && !parse_number(pid, UINT32_MAX, &number))
-        return usage_number("--pid", pid, UINT32_MAX);
-    query->pid = (uint32_t)number;
-    if (limit && !parse_number(limit, INT64_MAX, &query->limit))
-        return usage_number("--limit", limit, INT64_MAX);
-    if (until && query->since_ns > query->until_ns)
-        return cli_usage(&cli_list, "--since is later than --until");
-    if (until && l->follow)
+    if (status == CLI_OK)
+        status = cli_query_parse(&cli_list, &words, &l->query);
+    if (status == CLI_OK && limit)
+        status = cli_parse_number(&cli_list, "--limit", limit, INT64_MAX, &l->query.limit);
+    if (status == CLI_OK && words.until && l->follow)
         return cli_usage(&cli_list, "-f goes on for ever and --until ends: take one of them");
-    return CLI_OK;
+    return status;
 }
 
 /* Whoever reads our output has gone; waits for that. */
@@ -329,26 +270,17 @@ static int run(int argc, char **argv)
 
 const struct cli_command cli_list = {
     .name = "list",
-    .arguments = "[--event KIND]... [--since TIME] [--until TIME] [--container ID] [--pid N] "
-                 "[--match TEXT] [--limit N] [--rejected] [-f] [--json] [--store DIR]",
+    .arguments = CLI_QUERY_USAGE " [--limit N] [--rejected] [-f] [--json] [--store DIR]",
     .summary = "Show what was recorded, newest last.",
-    .help =
-        "  --event KIND      only this kind of event, or coverage (when what was watched); may\n"
-        "                    be given several times\n"
-        "  --since TIME      only from then on: 10m (ago), 16:05 (today), 2025-06-11,\n"
-        "                    \"2025-06-11 16:05:16\", or RFC 3339\n"
-        "  --until TIME      only until then\n"
-        "  --container ID    only of the container whose id begins like this\n"
-        "  --pid N           only of this process\n"
-        "  --match TEXT      only records in which this text stands\n"
-        "  --limit N         only the newest N\n"
-        "  --rejected        only records that a server refused for good, with its reason; they\n"
-        "                    are not sent again\n"
-        "  -f                go on with what comes, until interrupted\n"
-        "  --json            the whole records, one a line\n"
-        "  --store DIR       where the records are (" CLI_DEFAULT_STORE ")\n"
-        "\n"
-        "Without --json and -f, lines that begin with -- say when in that time a kind of event\n"
-        "was not watched, or lost events.\n",
+    .help = CLI_QUERY_HELP
+    "  --limit N         only the newest N\n"
+    "  --rejected        only records that a server refused for good, with its reason; they\n"
+    "                    are not sent again\n"
+    "  -f                go on with what comes, until interrupted\n"
+    "  --json            the whole records, one a line\n"
+    "  --store DIR       where the records are (" CLI_DEFAULT_STORE ")\n"
+    "\n"
+    "Without --json and -f, lines that begin with -- say when in that time a kind of event\n"
+    "was not watched, or lost events.\n",
     .run = run,
 };

@@ -578,6 +578,76 @@ static void test_ends_at_once(void **state)
     assert_int_equal(counts_of(scene).uploaded, 3);
 }
 
+/* ---- a range once more */
+
+struct refused {
+    unsigned n;
+    char id[64], reason[64];
+};
+
+static void note_refused(void *arg, const char *id, const char *reason)
+{
+    struct refused *refused = arg;
+
+    refused->n++;
+    snprintf(refused->id, sizeof(refused->id), "%s", id);
+    snprintf(refused->reason, sizeof(refused->reason), "%s", reason);
+}
+
+static int resend(const struct scene *scene, const struct store_query *query,
+                  struct uploader_resent *resent, char *error, size_t error_size)
+{
+    return uploader_resend(&target, &scene->options, scene->folder, query, resent, error,
+                           error_size);
+}
+
+static void test_resend(void **state)
+{
+    const struct store_query range = {.since_ns = TIME_0_NS + 100 * NS_PER_SEC,
+                                      .until_ns = TIME_0_NS + 1399 * NS_PER_SEC};
+    struct scene *scene = *state;
+    struct refused refused = {};
+    struct uploader_resent resent = {
+        .refused = note_refused, .arg = &refused, .patience_ns = LONG_NS};
+    char error[512];
+
+    scene->letter[150] = 'r';
+    scene->letters[150] = 1;
+    scene->letter[1200] = 'a';
+    scene->letters[1200] = 1;
+    put_stored(scene, 0, 2000);
+    assert_int_equal(resend(scene, &range, &resent, error, sizeof(error)), 0);
+    for (unsigned i = 0; i < 2000; i++)
+        assert_int_equal(scene->stored[i], i >= 100 && i < 1400 && i != 150);
+    assert_int_equal(resent.uploaded, 1299);
+    assert_int_equal(resent.rejected, 1);
+    assert_int_equal(resent.retried, 1);
+    assert_int_equal(refused.n, 1);
+    assert_string_equal(refused.id, "0000000000000000000000000150");
+    assert_string_equal(refused.reason, "bad");
+    /* No cursor has moved, and nothing is in the store of what was refused. */
+    assert_int_equal(store_get_target(scene->store, "testing", &(struct store_target){}), -ENOENT);
+    resent = (struct uploader_resent){.patience_ns = LONG_NS};
+    assert_int_equal(
+        resend(scene, &(struct store_query){.until_ns = 1}, &resent, error, sizeof(error)), 0);
+    assert_int_equal(resent.uploaded, 0);
+}
+
+static void test_resend_patience(void **state)
+{
+    const struct store_query all = {.until_ns = UINT64_MAX};
+    struct uploader_resent resent = {.patience_ns = NS_PER_SEC};
+    struct scene *scene = *state;
+    char error[512];
+
+    scene->status = "503 Down";
+    scene->n_status = UINT_MAX;
+    put_stored(scene, 0, 3);
+    assert_int_equal(resend(scene, &all, &resent, error, sizeof(error)), -ETIMEDOUT);
+    assert_non_null(strstr(error, "takes nothing for 1 s: the server answered with status 503"));
+    assert_int_equal(resent.uploaded, 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(int argc, char **argv)
@@ -597,6 +667,8 @@ int main(int argc, char **argv)
         TEST(test_deleted_between_tries),
         TEST(test_damaged_record),
         TEST(test_ends_at_once),
+        TEST(test_resend),
+        TEST(test_resend_patience),
     };
 
     if (argc > 1)

@@ -82,6 +82,10 @@ struct uploader {
     char said[768];
     bool checked;      /* how the server is set up */
     bool store_failed; /* the last failure was not the server's */
+
+    /* Instead of following the store; NULL: it is followed. */
+    const struct store_query *query;
+    struct uploader_resent *resent;
 };
 
 static uint64_t now_ns(void)
@@ -342,11 +346,12 @@ static void forget_deleted(struct uploader *u)
 /** What is left of the window, or without one what comes next. */
 static int batch_build(struct uploader *u)
 {
-    struct store_query query = {.after_seq = u->window.n ? u->window.seqs[0] - 1 : u->cursor};
+    struct store_query query = u->query ? *u->query : (struct store_query){};
     struct batch *b = &u->batch;
     struct window *w = &u->window;
     int r = batch_begin(u);
 
+    query.after_seq = u->window.n ? u->window.seqs[0] - 1 : u->cursor;
     if (r == 0)
         r = store_reader_each(u->reader, &query, add_row, u);
     if (r < 0 || b->failed)
@@ -380,11 +385,37 @@ static void window_clear(struct window *w)
     w->end = w->uploaded = w->retried = 0;
 }
 
+static int tell_refused(void *arg, const struct store_row *row)
+{
+    const struct uploader *u = arg;
+
+    for (size_t i = 0; i < u->window.n_rejections; i++)
+        if (u->window.rejections[i].seq == row->seq)
+            u->resent->refused(u->resent->arg, row->id, u->window.rejections[i].reason);
+    return row->seq >= u->window.end;
+}
+
+/** What would have been written to the store. */
+static int note_resent(struct uploader *u, const struct store_advance *what)
+{
+    struct store_query query = *u->query;
+
+    u->resent->uploaded += what->uploaded;
+    u->resent->retried += what->retried;
+    u->resent->rejected += what->n_rejections;
+    query.after_seq = u->cursor;
+    return what->n_rejections && u->resent->refused
+               ? MIN(store_reader_each(u->reader, &query, tell_refused, u), 0)
+               : 0;
+}
+
 /** -ENOBUFS: later. -ECANCELED: nobody is interested any more. */
 static int advance(struct uploader *u, const struct store_advance *what)
 {
     int r = -ECANCELED;
 
+    if (u->resent)
+        return note_resent(u, what);
     pthread_mutex_lock(&u->mutex);
     if (u->store)
         r = store_target_advance(u->store, u->target->name, what);
@@ -761,6 +792,39 @@ int uploader_start(struct uploader *u, struct store *store, const char *path)
     u->started = r == 0;
     if (u->started)
         pthread_setname_np(u->thread, "upload");
+    return r;
+}
+
+int uploader_resend(const struct target *target, const void *options, const char *path,
+                    const struct store_query *query, struct uploader_resent *resent, char *error,
+                    size_t error_size)
+{
+    _cleanup_(uploader_freep) struct uploader *u = NULL;
+    enum round round = ROUND_MORE;
+    int r = uploader_new(target, options, NULL, error, error_size, &u);
+
+    if (r < 0)
+        return r;
+    u->query = query;
+    u->resent = resent;
+    u->cursor_known = true; /* the beginning */
+    u->path = strdup(path);
+    r = u->path ? store_reader_open(path, error, error_size, &u->reader) : -ENOMEM;
+    while (r == 0 && round != ROUND_IDLE) {
+        round = round_of(u);
+        if (round == ROUND_FAILED && now_ns() >= u->failing_ns + resent->patience_ns)
+            r = -ETIMEDOUT;
+        else if (round == ROUND_FAILED)
+            wait_until(u, now_ns() + delay_ns(u->failures, u->retry_after_ns));
+        else if (round == ROUND_STOPPED)
+            r = -EIO;
+    }
+    if (r == -ETIMEDOUT)
+        snprintf(error, error_size, "%s takes nothing for %llu s: %s", http_url(u->http),
+                 (unsigned long long)(resent->patience_ns / NS_PER_SEC), u->state.problem);
+    else if (r == -EIO)
+        snprintf(error, error_size, "reading the store failed");
+    u->reader = store_reader_close(u->reader);
     return r;
 }
 

@@ -41,3 +41,23 @@ void uploader_wake(struct uploader *u);
  */
 bool uploader_end(struct uploader *u, uint64_t deadline_ns, struct uploader_state *ret);
 void uploader_get_state(struct uploader *u, struct uploader_state *ret);
+
+/** A range that is sent once more. */
+struct uploader_resent {
+    /** Told of each record that the server refused for good. May be NULL. */
+    void (*refused)(void *arg, const char *id, const char *reason);
+    void *arg;
+    uint64_t patience_ns;                 /* how long a server may take nothing */
+    uint64_t uploaded, retried, rejected; /* what became of them */
+};
+
+/**
+ * Sends what a query finds in the store at `path`, whether it was sent before or not, on the
+ * caller's thread, and comes back when all of it is dealt with. No cursor moves. `query` has an
+ * `until_ns`, or an agent that records keeps it going. -ETIMEDOUT: the server took nothing for
+ * that long; other -errno: it cannot be done. `error` says why, and `resent` what was done until
+ * then.
+ */
+int uploader_resend(const struct target *target, const void *options, const char *path,
+                    const struct store_query *query, struct uploader_resent *resent, char *error,
+                    size_t error_size);

@@ -16,7 +16,7 @@ from dropwatch import SERVER, drop_all, drops, hosts, settle, start, start_conne
 
 # In the names of the processes, as others on this machine may lose packets at the same time.
 OURS = f"our{os.getpid()}"
-SUBCOMMANDS = ("run", "list", "show", "status", "doctor", "try", "config")
+SUBCOMMANDS = ("run", "list", "show", "status", "doctor", "try", "config", "export", "import", "elasticsearch")
 USAGE = 2
 
 
