@@ -324,7 +324,8 @@ def test_without_driver(agent):
     if load_driver():
         pytest.skip("this kernel has bonding")
     one = start(agent)
-    assert "no bonding driver is loaded, so there is no LACP to watch" in one.stderr
+    # Said by the first look, which may come after it is ready.
+    wait_until(lambda: "no bonding driver is loaded, so there is no LACP to watch" in one.stderr, 10, lambda: one.stderr)
     status = counts(one)
     assert status["state"] == "watching" and status["seen"] == 0
     (row,) = [row for row in status["hooks"] if row["state"] == "attached"]
