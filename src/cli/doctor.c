@@ -396,7 +396,8 @@ static const char *agent_state(const struct doctor *d, const char *event)
     return json_string_value(json_object_get(agent_event(d, event), "state"));
 }
 
-static bool agent_uses(const struct doctor *d, const char *event, const char *way)
+/** NULL, or that row of the running agent's hooks. */
+static const json_t *agent_uses(const struct doctor *d, const char *event, const char *way)
 {
     size_t i;
     json_t *row;
@@ -407,9 +408,9 @@ static bool agent_uses(const struct doctor *d, const char *event, const char *wa
         const char *state = json_string_value(json_object_get(row, "state"));
 
         if (name && state && strcmp(name, way) == 0)
-            return strcmp(state, "attached") == 0;
+            return strcmp(state, "attached") == 0 ? row : NULL;
     }
-    return false;
+    return NULL;
 }
 
 static char *printable(const char *bytes)
@@ -431,14 +432,18 @@ static void look_at_way(const struct doctor *d, const struct event *event, unsig
     };
     const struct event_options *options = config_section(d->config, event->name);
     const char *name = event->hooks[hook].ways[way].name;
+    const json_t *used = agent_uses(d, event->name, name);
     struct probe probe;
 
     if (!options->enabled || string_list_has(&options->hooks_off, name)) {
         ret->state = WAY_OFF;
         return;
     }
-    if (agent_uses(d, event->name, name)) {
+    if (used) {
+        const char *note = json_string_value(json_object_get(used, "reason"));
+
         ret->state = WAY_ATTACHED;
+        ret->reason = note && *note ? printable(note) : NULL;
         return;
     }
     if (!d->machine.tree.foreign && machine_may_load(&d->machine))

@@ -75,7 +75,8 @@ static void print_event(const char *name, const json_t *event)
     print_counts("    lost by: ", json_object_get(event, "lost_by"));
     print_measures(json_object_get(event, "measures"));
     json_array_foreach(json_object_get(event, "hooks"), i, hook) if (*string_of(hook, "reason"))
-        text_addf(&line, "    %s was refused: %s\n", string_of(hook, "way"),
+        text_addf(&line, "    %s%s: %s\n", string_of(hook, "way"),
+                  strcmp(string_of(hook, "state"), "refused") == 0 ? " was refused" : "",
                   string_of(hook, "reason"));
     if (*string_of(event, "reason"))
         text_addf(&line, "    %s\n", string_of(event, "reason"));

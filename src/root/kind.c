@@ -467,7 +467,7 @@ static int load_chosen(struct kind *kind, const struct event_options *options, i
 
 /** Loads and attaches one way of one hook without the others, and takes it away again. */
 static int try_alone(const struct kind *kind, const struct event_options *options, unsigned h,
-                     int way, int *ret_failed)
+                     int way, int *ret_failed, char ret_note[CHANNEL_TEXT_MAX])
 {
     struct kind alone = *kind;
     int r;
@@ -475,9 +475,11 @@ static int try_alone(const struct kind *kind, const struct event_options *option
     for (unsigned other = 0; other < kind->n_hooks; other++)
         alone.hooks[other].chosen = other == h ? way : -1;
     r = load_chosen(&alone, options, ret_failed);
-    if (r == 0)
-        unload(&alone);
-    return r;
+    if (r < 0)
+        return r;
+    memcpy(ret_note, alone.hooks[h].ways[way].reason, CHANNEL_TEXT_MAX);
+    unload(&alone);
+    return 0;
 }
 
 /** NULL, or why the way is out of the question on this kernel. */
@@ -511,6 +513,7 @@ static int check_ways(struct kind *kind, unsigned h, int way)
 /** Which of the hooks' chosen ways do not load when they are alone; each moves on to its next. */
 static bool blame(struct kind *kind, const struct event_options *options)
 {
+    char note[CHANNEL_TEXT_MAX]; /* it is said when it is attached to stay */
     bool moved = false;
 
     for (unsigned h = 0; h < kind->n_hooks; h++) {
@@ -518,7 +521,7 @@ static bool blame(struct kind *kind, const struct event_options *options)
 
         if (kind->hooks[h].chosen < 0)
             continue;
-        r = try_alone(kind, options, h, kind->hooks[h].chosen, &failed);
+        r = try_alone(kind, options, h, kind->hooks[h].chosen, &failed, note);
         if (r == 0)
             continue;
         refuse(&kind->hooks[h], kind->hooks[h].chosen, failed < 0 ? "load" : "attach", r);
@@ -560,7 +563,7 @@ int kind_try(const struct event *event, const struct event_options *options, uns
         return -EOPNOTSUPP;
     }
     begin(&kind, event);
-    r = try_alone(&kind, options, hook, (int)way, &failed);
+    r = try_alone(&kind, options, hook, (int)way, &failed, ret_reason);
     if (r < 0)
         describe(failed < 0 ? "load" : "attach", r, "", ret_reason);
     return r;

@@ -76,8 +76,10 @@ void probe_try(const struct event *event, const struct event_options *options, u
     int r = kind_try(event, options, hook, way, technical);
 
     *ret = (struct probe){.state = PROBE_ATTACHES, .advice = ""};
-    if (r == 0)
+    if (r == 0) {
+        snprintf(ret->reason, sizeof(ret->reason), "%s", technical);
         return;
+    }
     for (size_t i = 0; i < ARRAY_SIZE(refusals); i++) {
         const struct refusal *row = &refusals[i];
 

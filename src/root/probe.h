@@ -17,7 +17,8 @@ enum probe_state {
 
 struct probe {
     enum probe_state state;
-    char reason[CHANNEL_TEXT_MAX]; /* PROBE_REFUSED, PROBE_UNKNOWN: why, in plain words; else "" */
+    char reason[CHANNEL_TEXT_MAX]; /* PROBE_REFUSED, PROBE_UNKNOWN: why, in plain words;
+                                    * PROBE_ATTACHES: what is to be said all the same, or "" */
     const char *advice;            /* what to do about it; static; "" if there is nothing */
 };
 

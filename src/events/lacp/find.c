@@ -435,8 +435,8 @@ static int finder_open(const struct source_host *h, const char *way, char *note,
     }
     if (access("/proc/self/net/bonding", F_OK) < 0)
         snprintf(note, note_size,
-                 "no bonding driver was loaded when the watching began; it is looked for once a "
-                 "second");
+                 "no bonding driver was loaded when this began, so there was nothing to watch; it "
+                 "is looked for once a second");
     *ret = f;
     return 0;
 }

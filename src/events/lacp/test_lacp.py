@@ -224,6 +224,20 @@ def test_slaves_and_bonds(agent, inside, aggregate):
     assert data["direction"] == "removed" and "/proc/net/bonding/bond0\n" in data["content"]
 
 
+def test_between_two_looks(agent, inside, aggregate):
+    """The kernel tells of what is shorter than a period, and then it is looked at once."""
+    inside(aggregate.host)
+    one = start(agent, repeat_limit="100")
+    for _ in range(8):
+        aggregate.host.ip("link", "set", "s1", "nomaster")
+        time.sleep(0.2)  # in a row it would be one look
+        aggregate.host.ip("link", "set", "s1", "down")
+        aggregate.host.ip("link", "set", "s1", "master", "bond0")
+        time.sleep(0.2)
+    for what in ("removed", "added"):
+        assert len(wait_change(one, slave="s1", what=what, count=8)) == 8
+
+
 def test_other_namespace(agent, inside, netns, aggregate):
     """A bond in the namespace of a process; that is bad already when the watching begins, is told so. Nothing
     keeps the namespace alive."""
@@ -330,6 +344,10 @@ def test_without_driver(agent):
     assert status["state"] == "watching" and status["seen"] == 0
     (row,) = [row for row in status["hooks"] if row["state"] == "attached"]
     assert "no bonding driver was loaded" in row["reason"]
+    for command in ("status", "doctor"):
+        text = " ".join(one.huatuo(command, check=False).stdout.decode().split())
+        assert "netlink+proc" in text and "no bonding driver was loaded when this began" in text, text
+        assert "was refused: no bonding" not in text
     done = one.huatuo("try", "lacp", check=False)
     assert "cannot be provoked" in (done.stdout + done.stderr).decode(), done
     assert "error" not in one.stderr and "warning" not in one.stderr
