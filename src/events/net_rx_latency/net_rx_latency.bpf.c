@@ -189,6 +189,13 @@ static __always_inline bool may_be_late(__u64 stamp, __u64 now, __u64 limit)
     return now + common.clock.offset_ns - stamp + STAMP_EARLY_NS >= limit + STAMP_EARLY_NS;
 }
 
+/** Of a stage that is one. Before 5.12 the verifier forgets that if it was looked at earlier. */
+static __always_inline __u64 threshold_of(__u64 where)
+{
+    asm volatile("%0 &= 3" : "+r"(where));
+    return settings.threshold_ns[where];
+}
+
 /* --- telling */
 
 /** Index of the first row's rule that matches, or -1. */
@@ -250,15 +257,20 @@ static __always_inline void read_reader(struct net_rx_latency_wire *e)
 /** What is received is told from a packet's view, also where only the socket is left. */
 static __always_inline void read_socket_only(struct packet *p, struct sock *sk)
 {
-    struct packet own = {};
+    __u64 *saddr = (__u64 *)p->saddr, *daddr = (__u64 *)p->daddr, own_hi, own_lo;
+    __u16 own_port;
 
-    if (!packet_read_socket(&own, sk, false))
+    if (!packet_read_socket(p, sk, false))
         return;
-    *p = own;
-    __builtin_memcpy(p->saddr, own.daddr, 16);
-    __builtin_memcpy(p->daddr, own.saddr, 16);
-    p->sport = own.dport;
-    p->dport = own.sport;
+    own_hi = saddr[0];
+    own_lo = saddr[1];
+    own_port = p->sport;
+    saddr[0] = daddr[0];
+    saddr[1] = daddr[1];
+    p->sport = p->dport;
+    daddr[0] = own_hi;
+    daddr[1] = own_lo;
+    p->dport = own_port;
     p->protocol = BPF_CORE_READ(sk, sk_protocol);
     p->socket = PACKET_SOCKET_READ;
     if (p->protocol == PROTO_TCP)
@@ -328,7 +340,7 @@ static __always_inline void tell_in(void *ctx, const struct finding *f, __u32 pl
     }
     e->packet = *p;
     e->latency_ns = f->latency_ns;
-    e->threshold_ns = settings.threshold_ns[where];
+    e->threshold_ns = threshold_of(where);
     e->delivered_ns = e->ran_ns = 0;
     e->ran_share = e->runnable_share = 0;
     e->where = where;
@@ -380,7 +392,7 @@ __noinline __u64 arrival_latency(__u64 skb_address, __u32 where)
             bpf_map_update_elem(&delivered, &stamp, &latency, BPF_ANY);
     }
     protocol = BPF_CORE_READ(skb, protocol);
-    if (latency < settings.threshold_ns[where] ||
+    if (latency < threshold_of(where) ||
         (protocol != bpf_htons(ETH_P_IP) && protocol != bpf_htons(ETH_P_IPV6)))
         return 0;
     return latency;
