@@ -134,6 +134,7 @@ def tap_in(ns, name):
 # ---- what it says
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("way", WAYS)
 def test_admin(agent, inside, netns, way):
     """Set down by a process: whose name is as hostile as names can be. The peer has lost its carrier,
@@ -178,6 +179,7 @@ def test_admin(agent, inside, netns, way):
     assert status["seen"] == status["recorded"] == 4, status
 
 
+@pytest.mark.matrix
 def test_changes(agent, inside, pair, netns):
     """Each sort of change, and who did it."""
     elsewhere = netns("elsewhere")
@@ -260,6 +262,7 @@ def test_nobody_but_who_did_it(agent, inside, pair):
         assert data.get("comm") in (None, "ip"), data
 
 
+@pytest.mark.matrix
 def test_flaps(agent, inside, netns):
     """The kernel tells of carriers at most once a second. What was in between is counted; and the first
     ones are recorded in full, then there is the closing record."""
@@ -357,6 +360,7 @@ def start_container(ns, number):
     return inner
 
 
+@pytest.mark.matrix("true")
 @pytest.mark.parametrize("wanted", ["false", "true"])
 def test_containers(agent, inside, netns, wanted):
     """Containers that come and go are silent, unless they are asked for."""
@@ -425,6 +429,7 @@ def test_many_interfaces(agent, inside, netns, tmp_path):
     assert counts(one)["seen"] == len(data_of(one)) == 1
 
 
+@pytest.mark.matrix
 def test_quiet(agent, inside, pair):
     """Addresses, routes, traffic, promiscuous mode, aliases, queues: none of that is an event."""
     inside(pair)
@@ -539,6 +544,7 @@ def test_other_way(agent, inside, pair, tmp_path):
     assert len(data_of(one)) == 2 and filtered(one) == {"exclude": 1}
 
 
+@pytest.mark.matrix("netlink+filter")
 @pytest.mark.parametrize("way", WAYS)
 def test_lost_messages(agent, inside, pair, tmp_path, way):
     """More messages than there is room for: the state is read again, and the difference told."""
@@ -618,6 +624,7 @@ def bond(netns, mode):
     return ns, peers
 
 
+@pytest.mark.matrix
 def test_active_backup(agent, inside, netns, bonds):
     """The active slave's link is lost: who takes over; and back."""
     ns, peers = bond(netns, "active-backup")
