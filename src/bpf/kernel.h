@@ -69,7 +69,7 @@ struct css_set {
 
 struct task_struct {
     unsigned int __state; /* 5.14+, 2f064a59a11f */
-    unsigned int flags; /* PF_* */
+    unsigned int flags;   /* PF_* */
     char comm[16];
     int pid;
     int tgid;

@@ -37,7 +37,7 @@ struct kind {
     uint64_t source_ns;               /* when it is to run next; CLOCK_MONOTONIC */
     void *found;                      /* owned: one value of the map `found` */
     size_t found_size;
-    bool holds;                       /* `held` is open: what event.hold() has opened */
+    bool holds; /* `held` is open: what event.hold() has opened */
     int held;
     int *perf[KIND_HOOKS_MAX]; /* owned: of a hook with `perf`, an event a CPU; -1: none */
     struct kind_hook hooks[KIND_HOOKS_MAX];
