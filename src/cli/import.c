@@ -111,9 +111,11 @@ static int take_line(struct import *i, const char *line, size_t len)
 static int take_lines(struct import *i, FILE *in)
 {
     _free_ char *line = malloc(LINE_MAX_BYTES + 1);
-    int status = line ? CLI_OK : fail("out of memory");
+    int status = CLI_OK;
     size_t len;
 
+    if (!line)
+        return fail("out of memory");
     while (status == CLI_OK && read_line(in, line, LINE_MAX_BYTES, &len)) {
         line[MIN(len, (size_t)LINE_MAX_BYTES)] = '\0';
         i->lines++;
@@ -130,8 +132,8 @@ static int sum_up(const struct import *i, int status)
     struct store_state state;
     uint64_t added;
 
-    if (wait_for_store(i, 0) != CLI_OK)
-        status = CLI_FAILED;
+    if (status == CLI_OK)
+        status = wait_for_store(i, 0);
     store_get_state(i->store, &state);
     added = state.next_seq - MIN(i->first_seq, state.next_seq);
     if (i->refused > SHOWN_MAX)

@@ -404,9 +404,9 @@ static int note_resent(struct uploader *u, const struct store_advance *what)
     u->resent->retried += what->retried;
     u->resent->rejected += what->n_rejections;
     query.after_seq = u->cursor;
-    return what->n_rejections && u->resent->refused
-               ? MIN(store_reader_each(u->reader, &query, tell_refused, u), 0)
-               : 0;
+    if (!what->n_rejections || !u->resent->refused)
+        return 0;
+    return store_reader_each(u->reader, &query, tell_refused, u) < 0 ? -EIO : 0;
 }
 
 /** -ENOBUFS: later. -ECANCELED: nobody is interested any more. */
