@@ -21,6 +21,7 @@ MAY_SKIP = {
     "the kernel's detector is set in guests of our own only": "the guests of ./dev test vm are",
     "only a guest can be stopped and continued": "the guests of ./dev test vm are",
     "this machine is not to be held for seconds": "the guests of ./dev test vm are",
+    "this machine is not to be harmed": "a guest that calls itself something else: the fault module is to refuse it",
     "this kernel does not know the reason": "rules that go by it match nothing there; newer kernels run them",
 }
 
