@@ -130,7 +130,6 @@ def ways(report, event="dropwatch"):
 # ---- this machine
 
 
-@pytest.mark.matrix
 def test_this_machine(doctor, agent):
     code, report = doctor()
     assert code == 0, report

@@ -761,7 +761,7 @@ def impatient():
         path.write_text(value)
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix("tp_btf/sched_process_hang")
 @pytest.mark.parametrize("n", range(len(KERNEL_WAYS)), ids=KERNEL_WAYS)
 def test_detector(agent, lock, tracefs, impatient, n):
     """Each way records the same; it is one episode, however often the kernel reports it."""

@@ -379,7 +379,6 @@ def comparable(data):
     return {k: rough.get(k, v) for k, v in data.items() if k not in OF_THE_KILL}
 
 
-@pytest.mark.matrix
 def test_every_way_to_the_victim(agent, cgroup, tracefs):
     """Each alternative records the same."""
     group = cgroup().limit(24 * MIB)

@@ -345,7 +345,7 @@ def test_idle_is_no_event(agent):
     """CPUs that sleep have no ticks, and nobody misses any."""
     one = start(agent)
     with others(SLEEPER % (2 * THRESHOLD_MS / 1000), os.sched_getaffinity(0)) as pids:
-        time.sleep(patience(5))
+        time.sleep(patience(2.5))
     burnt = burn("syscall")
     wait_one(one, burnt, "irq_off", "do_send_sig_info")
     idle = [r["summary"] for r in full_records(one) if r["tracer_data"].get("comm", "").startswith("swapper/")]

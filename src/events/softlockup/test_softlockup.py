@@ -210,7 +210,6 @@ def test_forged(agent):
     assert (status["seen"], status["filtered"], status["filtered_by"]["not_watchdog"]) == (forged,) * 3, status
 
 
-@pytest.mark.matrix
 @holds_a_cpu
 @needs_watchdog
 def test_ways(agent, watchdog):
