@@ -161,7 +161,7 @@ class Lazy:
 # ---- the reader
 
 
-@pytest.mark.matrix("ipv6")
+@pytest.mark.matrix("ipv4")
 @families
 def test_tcp_reader(agent, netns, family):
     """Somebody reads late: every field, as the test knows it."""
@@ -199,7 +199,7 @@ def test_tcp_reader(agent, netns, family):
     assert data["before_ran_ns"] > data["latency_ns"] - 50_000_000 * patience(1)
 
 
-@pytest.mark.matrix("ipv4")
+@pytest.mark.matrix("ipv6")
 @families
 def test_udp_reader(agent, netns, family):
     one, ns = start(agent), netns("a")
@@ -243,7 +243,7 @@ def test_udp_next_datagrams(agent, netns):
     took.check(found[1]["latency_ns"])
 
 
-@pytest.mark.matrix("splice")
+@pytest.mark.matrix("peek", "splice")
 @pytest.mark.parametrize("how", ["parts", "readv", "peek", "peek twice", "trunc", "splice"])
 def test_ways_to_read(agent, netns, how):
     """However it is read: what was late is one event, and what is only looked at is none."""
@@ -299,7 +299,7 @@ def test_repeats(agent, netns):
     assert counts(one)["suppressed"] >= before + 20
 
 
-@pytest.mark.matrix("stopped")
+@pytest.mark.matrix("busy")
 @pytest.mark.parametrize("how", ["busy", "stopped"])
 def test_whose_part(agent, netns, how):
     """A reader that runs and does not read, and one that cannot run."""
@@ -387,7 +387,7 @@ def send_for(seconds, send):
     return times
 
 
-@pytest.mark.matrix("tcp-ipv4", "udp-ipv6")
+@pytest.mark.matrix("tcp-ipv6", "udp-ipv4")
 @families
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_late_in_the_stack(agent, netns, protocol, family):
@@ -524,15 +524,15 @@ def test_clock_steps(agent, netns, clock):
     for seconds in (3600, -7200, 30, -30, 86400 * 400, -86400 * 400):
         feeder.send(b"x")
         begin = time.monotonic_ns()
-        for part in range(24):
-            if part == 6:
+        for part in range(40):
+            if part == 10:
                 clock(seconds)
             sender.send(b"y")
             assert reader.recv(10) == b"y"
             with ns:
                 datagram_sender.send(b"z")
                 assert datagrams.recv(10) == b"z"
-            time.sleep(patience(0.05))
+            time.sleep(0.05)
         before_read = time.monotonic_ns()
         assert waiting.recv(10) == b"x"
         after_read = time.monotonic_ns()
