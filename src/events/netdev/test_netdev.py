@@ -652,9 +652,10 @@ def test_active_backup(agent, inside, netns, bonds):
     one.wait_balance()
 
 
-def test_round_robin(agent, inside, netns, bonds):
-    """A mode without an active slave."""
-    ns, peers = bond(netns, "balance-rr")
+@pytest.mark.parametrize("mode", ["balance-rr", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"])
+def test_other_modes(agent, inside, netns, bonds, mode):
+    """A slave's link is lost, whatever the bond's mode."""
+    ns, peers = bond(netns, mode)
     inside(ns)
     one = start(agent, container_veths="true")
     peers.ip("link", "set", "p1", "down")
