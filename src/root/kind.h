@@ -66,8 +66,8 @@ bool kind_needs_reopening(const struct event_options *before, const struct event
 void kind_exchange(struct kind *before, struct kind *now);
 /**
  * Whether one way of one hook loads and attaches by itself; it is taken away at once, and nothing
- * has been watched. -errno: `ret_reason` is what was refused, without advice; else what is to be said
- * of it all the same, or empty.
+ * has been watched. -errno: `ret_reason` is what was refused, without advice; else what is to be
+ * said of it all the same, or empty.
  */
 int kind_try(const struct event *event, const struct event_options *options, unsigned hook,
              unsigned way, char ret_reason[CHANNEL_TEXT_MAX]);

@@ -642,8 +642,8 @@ struct {
     __type(value, __u64); /* stamp of the datagram that is read next; 0: none */
 } next_stamps SEC(".maps");
 
-/* Kernels with these hooks have it (6.2). What it gives is read without a helper, each call of which
- * costs as much as all the rest. */
+/* Kernels with these hooks have it (6.2). What it gives is read without a helper, each call of
+ * which costs as much as all the rest. */
 extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 
 static __always_inline __u64 next_stamp(struct sock *sk)
