@@ -69,6 +69,13 @@ const struct noise_rule noise_rules[] = {
             "not come before are recorded.",
     },
     {
+        .name = "late_ack",
+        .conditions = "reason=NO_SOCKET received=before payload=none flag=ACK flag=!FIN flag=!SYN "
+                      "flag=!RST direction=rx",
+        .why = "The connection has ended, and all that the peer has ever sent had come before: its "
+               "last acknowledgement finds nobody. One for a connection that never was is recorded.",
+    },
+    {
         .name = "unaccepted_child",
         .conditions = "place=tcp_disconnect|sk_stream_kill_queues|inet_child_forget|"
                       "skb_rbtree_purge|skb_queue_purge|skb_queue_purge_reason "

@@ -799,6 +799,14 @@ static const struct noise_case noise_cases[] = {
         .decides = "reason received state protocol FIN SYN RST direction",
     },
     {
+        .rule = "late_ack",
+        .reasons = "NO_SOCKET",
+        .states = "NONE",
+        .flags = "ACK",
+        .received = true,
+        .decides = "reason received state protocol payload ACK FIN SYN RST direction",
+    },
+    {
         .rule = "unaccepted_child",
         .places = "tcp_disconnect|sk_stream_kill_queues|skb_rbtree_purge|skb_queue_purge|"
                   "skb_queue_purge_reason",

@@ -281,6 +281,20 @@ def more_after_the_end(peer, family):
     return {"sport": connection.sport, "tcp_flags": "PSH|ACK", "reason": "NO_SOCKET", "payload_len": 13}
 
 
+def ack_after_the_end(peer, family):
+    connection, _ = ended(peer, family)
+    connection.send(ACK)
+    connection.receive(RST)
+    return {"sport": connection.sport, "tcp_flags": "ACK", "reason": "NO_SOCKET", "payload_len": 0}
+
+
+def ack_to_nobody(peer, family):
+    connection = peer.connection(family, 9)
+    connection.send(ACK)
+    connection.receive(RST)
+    return {"sport": connection.sport, "tcp_flags": "ACK", "reason": "NO_SOCKET", "payload_len": 0}
+
+
 @dataclass
 class Rule:
     name: str
@@ -300,6 +314,7 @@ RULES = [
     Rule("error_queue", unread_timestamps, unread_when_closed),
     Rule("reset_to_nobody", reset_to_nobody, fin_to_nobody, "NO_SOCKET"),
     Rule("late_duplicate", copy_after_the_end, more_after_the_end, "NO_SOCKET"),
+    Rule("late_ack", ack_after_the_end, ack_to_nobody, "NO_SOCKET"),
 ]
 
 
