@@ -418,8 +418,13 @@ def test_late_in_the_stack(agent, netns, protocol, family):
 
         thread = threading.Thread(target=read, daemon=True)
         thread.start()
-        with held_cpu(ns, "tun0") as held:
-            send_for(BURN_MS / 1000 + 0.3, send)
+        # What TCP merges before it is read is as old as what was sent last, so that has to be late, too.
+        for part in (1.75, 0.75, 0.4, 0.6, 0.4):
+            with held_cpu(ns, "tun0") as held:
+                send_for(BURN_MS / 1000 * part, send)
+            settle(one)
+            if late(one, ns, where=USER):
+                break
         first = wait_late(one, ns, where=NETIF, **ends)
         last = wait_late(one, ns, where=USER, **({} if read_udp_by_socket(one) and protocol == "udp" else ends))
         stages = [first, last]
