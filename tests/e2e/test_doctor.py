@@ -347,7 +347,7 @@ def test_everything_off(doctor):
     ids=" ".join,
 )
 def test_wrong_words(binary, words):
-    done = subprocess.run([binary, "doctor", *words], capture_output=True, check=False, timeout=30)
+    done = subprocess.run([binary, "doctor", *words], capture_output=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (USAGE, b"") and done.stderr
 
 
