@@ -72,8 +72,9 @@ const struct noise_rule noise_rules[] = {
         .name = "late_ack",
         .conditions = "reason=NO_SOCKET received=before payload=none flag=ACK flag=!FIN flag=!SYN "
                       "flag=!RST direction=rx",
-        .why = "The connection has ended, and all that the peer has ever sent had come before: its "
-               "last acknowledgement finds nobody. One for a connection that never was is recorded.",
+        .why =
+            "The connection has ended, and all that the peer has ever sent had come before: its "
+            "last acknowledgement finds nobody. One for a connection that never was is recorded.",
     },
     {
         .name = "unaccepted_child",
