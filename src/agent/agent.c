@@ -1240,15 +1240,17 @@ static void send_state(struct agent *a)
 }
 
 /** What has just been written is sent yet, if that takes no time; the rest is at the next start.
- * Returns false if a thread hangs. */
+ * All have the same time, so that one whose server hangs takes none from the others. Returns false
+ * if a thread hangs. */
 static bool end_uploaders(struct agent *a, uint64_t latest_ns)
 {
     uint64_t now = clock_now_ns(CLOCK_MONOTONIC);
     uint64_t deadline_ns = a->handing_over ? now : MIN(now + UPLOAD_BOUND_NS, latest_ns);
     bool ended = true;
 
+    for (size_t i = 0; i < a->n_uploaders; i++)
+        uploader_end_at(a->uploaders[i], deadline_ns);
     for (size_t i = 0; i < a->n_uploaders; i++) {
-        uploader_wake(a->uploaders[i]);
         ended &= uploader_end(a->uploaders[i], deadline_ns, &a->uploads[i]);
         a->uploaders[i] = NULL;
     }

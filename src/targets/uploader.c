@@ -840,6 +840,18 @@ void uploader_wake(struct uploader *u)
     pthread_mutex_unlock(&u->mutex);
 }
 
+void uploader_end_at(struct uploader *u, uint64_t deadline_ns)
+{
+    if (!u || !u->started)
+        return;
+    http_stop_at(u->http, MAX(deadline_ns, UINT64_C(1)));
+    pthread_mutex_lock(&u->mutex);
+    u->woken = u->ending = true;
+    u->end_ns = deadline_ns;
+    pthread_cond_broadcast(&u->changed);
+    pthread_mutex_unlock(&u->mutex);
+}
+
 bool uploader_end(struct uploader *u, uint64_t deadline_ns, struct uploader_state *ret)
 {
     uint64_t until_ns = MAX(deadline_ns, now_ns()) + GRACE_NS;
@@ -853,11 +865,8 @@ bool uploader_end(struct uploader *u, uint64_t deadline_ns, struct uploader_stat
         uploader_free(u);
         return true;
     }
-    http_stop_at(u->http, MAX(deadline_ns, UINT64_C(1)));
+    uploader_end_at(u, deadline_ns);
     pthread_mutex_lock(&u->mutex);
-    u->ending = true;
-    u->end_ns = deadline_ns;
-    pthread_cond_broadcast(&u->changed);
     while (!u->ended)
         if (pthread_cond_timedwait(&u->changed, &u->mutex, &until) == ETIMEDOUT)
             break;

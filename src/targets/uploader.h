@@ -34,9 +34,12 @@ int uploader_new(const struct target *target, const void *options,
 int uploader_start(struct uploader *u, struct store *store, const char *path);
 /** There is something new. Never waits. `u` may be NULL. */
 void uploader_wake(struct uploader *u);
+/** From now on only what is left is sent, if the server takes it at once, at most until
+ * `deadline_ns` (CLOCK_MONOTONIC). Does not wait: several end side by side. `u` may be NULL. */
+void uploader_end_at(struct uploader *u, uint64_t deadline_ns);
 /**
- * Sends what is left, if the server takes it at once, at most until `deadline_ns`
- * (CLOCK_MONOTONIC), and frees it. False if the thread hangs (a name server, a disk): then it goes
+ * uploader_end_at(), waits for that, and frees it. False if the thread hangs (a name server, a
+ * disk): then it goes
  * with the process, and does not touch the store any more. `ret` is its last state.
  */
 bool uploader_end(struct uploader *u, uint64_t deadline_ns, struct uploader_state *ret);
