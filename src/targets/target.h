@@ -37,6 +37,12 @@ struct target {
     const struct option *options; /* begins with HTTP_OPTIONS(); ends with {} */
     size_t options_size;          /* the struct begins with struct http_options http */
     const char *content_type;
+    /** What stands in a body before the first record, between two, and after the last. NULL:
+     * nothing. */
+    const char *head, *separator, *tail;
+    /** By a status of 400 the server says that it will never take one of the records: which, is
+     * found by sending fewer at a time. Else it is a trouble that an operator can mend. */
+    bool bad_is_final;
 
     /** Appends the path of a request, with its query. */
     void (*path)(const void *options, struct text *out);

@@ -77,12 +77,30 @@ static const struct target target = {
     .explain = explain,
 };
 
+/** Records stand in a frame, and a status of 400 is for one of them. */
+static const struct target framed = {
+    .name = "testing",
+    .summary = "A test.",
+    .options = table,
+    .options_size = sizeof(struct options),
+    .content_type = "text/plain",
+    .head = "<\n",
+    .separator = "-\n",
+    .tail = ">\n",
+    .bad_is_final = true,
+    .path = path,
+    .add = add,
+    .read = read_letters,
+    .explain = explain,
+};
+
 struct scene {
     char folder[64];
     struct store_options store_options;
     struct store *store;
     struct options options;
     struct test_server server;
+    const struct target *target;
     struct uploader *uploader;
     struct uploader_state last; /* once it has ended */
 
@@ -95,7 +113,26 @@ struct scene {
     unsigned letters[N_MAX];      /* how many times */
     const char *status, *headers; /* said instead, `n_status` times */
     unsigned n_status, n_cut, n_lies;
+    bool bad[N_MAX]; /* a request that it is in is 400 */
 };
+
+/** The records' lines alone; false: it holds a bad one. */
+static bool unframe(const struct scene *scene, const char *body, struct text *ret)
+{
+    bool good = true;
+
+    assert_memory_equal(body, "<\n", 2);
+    while (*body != '>') {
+        const char *line = body + 2, *end = strchr(line, '\n');
+
+        assert_true(body[0] == (ret->len ? '-' : '<') && body[1] == '\n');
+        good &= !scene->bad[strtoul(line, NULL, 10)];
+        body = end + 1;
+        text_add(ret, line, (size_t)(body - line));
+    }
+    assert_string_equal(body, ">\n");
+    return good;
+}
 
 static unsigned take_lines(struct scene *scene, const char *body, struct text *letters)
 {
@@ -118,12 +155,20 @@ static unsigned take_lines(struct scene *scene, const char *body, struct text *l
 
 static void serve(void *arg, const struct test_request *request, struct text *out)
 {
-    struct text letters = {};
+    struct text letters = {}, unframed = {};
+    const char *body = request->body;
     struct scene *scene = arg;
+    bool good = true;
 
     pthread_mutex_lock(&scene->mutex);
     assert_memory_equal(request->head, "POST /in HTTP/1.1", 17);
-    if (scene->max_body && strlen(request->body) > scene->max_body) {
+    if (scene->target == &framed) {
+        good = unframe(scene, body, &unframed);
+        body = unframed.data;
+    }
+    if (!good) {
+        test_answer(out, "400 Bad Request", "", "a bad one");
+    } else if (scene->max_body && strlen(body) > scene->max_body) {
         test_answer(out, "413 Too Large", "", "");
     } else if (scene->n_status) {
         scene->n_status--;
@@ -132,7 +177,7 @@ static void serve(void *arg, const struct test_request *request, struct text *ou
         scene->n_lies--;
         test_answer(out, "200 OK", "", "<html>welcome</html>");
     } else {
-        unsigned lines = take_lines(scene, request->body, &letters);
+        unsigned lines = take_lines(scene, body, &letters);
 
         scene->largest = MAX(scene->largest, lines);
         if (scene->n_cut)
@@ -142,6 +187,7 @@ static void serve(void *arg, const struct test_request *request, struct text *ou
     }
     pthread_mutex_unlock(&scene->mutex);
     text_done(&letters);
+    text_done(&unframed);
 }
 
 static void open_store(struct scene *scene)
@@ -167,6 +213,7 @@ static int setup(void **state)
     assert_non_null(mkdtemp(scene->folder));
     scene->store_options = (struct store_options){.path = scene->folder, .max_size = 1 << 30};
     open_store(scene);
+    scene->target = &target;
     scene->server.answer = serve;
     scene->server.arg = scene;
     assert_true(test_server_start(&scene->server));
@@ -197,7 +244,8 @@ static void begin(struct scene *scene)
 {
     char error[256] = "";
 
-    if (uploader_new(&target, &scene->options, NULL, error, sizeof(error), &scene->uploader) < 0)
+    if (uploader_new(scene->target, &scene->options, NULL, error, sizeof(error), &scene->uploader) <
+        0)
         fail_msg("%s", error);
     assert_int_equal(uploader_start(scene->uploader, scene->store, scene->folder), 0);
 }
@@ -464,6 +512,44 @@ static void test_too_large(void **state)
     assert_int_equal(counts_of(scene).rejected, 2);
 }
 
+/** One is bad, and the server does not say which: it is found, and the others arrive. */
+static void test_bad_request(void **state)
+{
+    struct scene *scene = *state;
+
+    scene->target = &framed;
+    scene->bad[0] = scene->bad[617] = scene->bad[618] = scene->bad[1999] = true;
+    put_stored(scene, 0, 2100);
+    begin(scene);
+    wait_until(counts_of(scene).seq == 2100);
+    assert_int_equal(counts_of(scene).uploaded, 2096);
+    assert_int_equal(counts_of(scene).rejected, 4);
+    for (unsigned i = 0; i < 2100; i++)
+        assert_int_equal(scene->stored[i], !scene->bad[i]);
+    assert_true(scene->server.requests < 100);
+    assert_string_equal(state_of(scene).problem, "");
+
+    /* The next batch is as large as ever. */
+    scene->largest = 0;
+    put_stored(scene, 2100, 700);
+    wait_until(counts_of(scene).uploaded == 2796);
+    assert_true(scene->largest > 100);
+}
+
+/** Elsewhere a status of 400 may be mended. */
+static void test_bad_request_is_kept(void **state)
+{
+    struct scene *scene = *state;
+
+    scene->status = "400 Bad Request";
+    scene->n_status = 2;
+    put_stored(scene, 0, 30);
+    begin(scene);
+    wait_until(counts_of(scene).uploaded == 30);
+    assert_int_equal(counts_of(scene).rejected, 0);
+    assert_each_once(scene, 30);
+}
+
 static void test_failover(void **state)
 {
     struct scene *scene = *state;
@@ -662,6 +748,8 @@ int main(int argc, char **argv)
         TEST(test_retry_after),
         TEST(test_lies),
         TEST(test_too_large),
+        TEST(test_bad_request),
+        TEST(test_bad_request_is_kept),
         TEST(test_failover),
         TEST(test_deleted_meanwhile),
         TEST(test_deleted_between_tries),

@@ -77,6 +77,7 @@ struct uploader {
     struct window window;
     size_t limit; /* bytes of a batch */
     uint64_t limited_ns;
+    unsigned most;     /* records of a batch: fewer while a bad one is looked for */
     unsigned failures; /* in a row */
     uint64_t failing_ns, said_ns, retry_after_ns;
     char said[768];
@@ -254,6 +255,21 @@ static void compress_into(struct batch *b, const char *bytes, size_t len, int fl
     } while (r == Z_OK && b->gzip.avail_out == 0);
 }
 
+static void put(struct uploader *u, const char *bytes, size_t len)
+{
+    u->batch.bytes += len;
+    if (u->http_options->compress)
+        compress_into(&u->batch, bytes, len, Z_NO_FLUSH);
+    else
+        text_add(&u->batch.body, bytes, len);
+}
+
+static void put_frame(struct uploader *u, const char *text)
+{
+    if (text)
+        put(u, text, strlen(text));
+}
+
 static int compare_seqs(const void *a, const void *b)
 {
     const uint64_t *x = a, *y = b;
@@ -313,7 +329,7 @@ static int add_row(void *arg, const struct store_row *row)
         b->failed = -ENOMEM;
         return 1;
     }
-    if (b->n && b->bytes + b->record.len > u->limit) {
+    if (b->n && (b->n >= u->most || b->bytes + b->record.len > u->limit)) {
         b->full = true;
         b->reached = row->seq;
         return 1;
@@ -321,11 +337,8 @@ static int add_row(void *arg, const struct store_row *row)
     if (b->n == 0)
         b->oldest_ns = row->realtime_ns;
     b->seqs[b->n++] = b->last = row->seq;
-    b->bytes += b->record.len;
-    if (u->http_options->compress)
-        compress_into(b, b->record.data, b->record.len, Z_NO_FLUSH);
-    else
-        text_add(&b->body, b->record.data, b->record.len);
+    put_frame(u, b->n == 1 ? u->target->head : u->target->separator);
+    put(u, b->record.data, b->record.len);
     return 0;
 }
 
@@ -356,6 +369,8 @@ static int batch_build(struct uploader *u)
         r = store_reader_each(u->reader, &query, add_row, u);
     if (r < 0 || b->failed)
         return r < 0 ? r : b->failed;
+    if (b->n)
+        put_frame(u, u->target->tail);
     if (u->http_options->compress)
         compress_into(b, NULL, 0, Z_FINISH);
     if (b->body.failed) {
@@ -444,6 +459,7 @@ static enum round window_finish(struct uploader *u)
     if (r < 0)
         return ROUND_STOPPED;
     u->cursor = w->end;
+    u->most = UPLOADER_BATCH_MAX;
     window_clear(w);
     return ROUND_DONE;
 }
@@ -482,6 +498,7 @@ static enum round take_answers(struct uploader *u, const struct target_answer *a
     }
     keep_only_again(w, b, answers);
     if (n_again == 0) {
+        u->most = MIN(2 * u->most, (unsigned)UPLOADER_BATCH_MAX);
         succeed(u);
         return ROUND_MORE;
     }
@@ -530,6 +547,21 @@ static enum round too_large(struct uploader *u)
     return take_answers(u, &answer);
 }
 
+/** One of them it does not take; the others it does. */
+static enum round bad_request(struct uploader *u, const char *why)
+{
+    struct target_answer answer = {.verdict = TARGET_REFUSED};
+    char reason[320];
+
+    if (u->batch.n > 1) {
+        u->most = u->batch.n / 2;
+        return ROUND_MORE;
+    }
+    snprintf(reason, sizeof(reason), "400%s%s", *why ? ": " : "", why);
+    answer.reason = reason;
+    return take_answers(u, &answer);
+}
+
 static const char *what_to_do(long status)
 {
     static const struct {
@@ -561,6 +593,8 @@ static enum round take_status(struct uploader *u, const struct http_answer *answ
         return too_large(u);
     if (answer->body.len)
         u->target->explain(answer->body.data, answer->body.len, why, sizeof(why));
+    if (answer->status == 400 && u->target->bad_is_final)
+        return bad_request(u, why);
     u->retry_after_ns = answer->retry_after_ns;
     fail(u, "the server answered with status %ld%s%s%s", answer->status, *why ? ": " : "", why,
          what_to_do(answer->status));
@@ -759,6 +793,7 @@ int uploader_new(const struct target *target, const void *options,
     u->options = options;
     u->http_options = options;
     u->limit = u->http_options->batch_size;
+    u->most = UPLOADER_BATCH_MAX;
     u->state.target = target->name;
     u->woken = true; /* the store may hold something already */
     r = http_new(target->name, u->http_options, sockets, error, error_size, &u->http);
