@@ -140,9 +140,9 @@ const struct cli_command cli_export = {
     .summary = "Write records out, or send them to a server once more.",
     .help =
         "  --to WHERE        ndjson: the whole records, one a line, to standard output; or a\n"
-        "                    target, as elasticsearch: they are sent again, whether they were "
-        "sent\n"
-        "                    before or not, and whether or not an agent runs\n" CLI_QUERY_HELP
+        "                    target, as elasticsearch or otlp: they are sent again, whether they\n"
+        "                    were sent before or not, and whether or not an agent "
+        "runs\n" CLI_QUERY_HELP
         "  --config FILE     configuration, where the server is (default: " CLI_DEFAULT_CONFIG ",\n"
         "                    if it is there)\n"
         "  --set S.K=V       set a configuration key\n"

@@ -67,7 +67,7 @@ const char *http_check_url(const char *text)
     if (has_user(text))
         return NULL; /* http_check_urls() refuses it without repeating it */
     if (!host || !*host || strchr("/:?#", *host) || strpbrk(host, " ?#"))
-        return "not the address of a server; write it as https://host:9200";
+        return "not the address of a server; write it as https://host:port";
     return NULL;
 }
 

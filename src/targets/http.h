@@ -36,7 +36,7 @@ extern const char *const http_verify_words[];
     {HTTP_OPTION(strukt, url, OPTION_LIST, ""), .check = http_check_url,                           \
      .check_list = http_check_urls,                                                                \
      .help =                                                                                       \
-         "Where the server is, as `https://host:9200`; empty: nothing is uploaded. With several, " \
+         "Where the server is, as `https://host:port`; empty: nothing is uploaded. With several, " \
          "the next is asked when one does not answer."},                                           \
         {HTTP_OPTION(strukt, username, OPTION_STRING, ""),                                         \
          .help = "Who logs in, with the password of `password_file`."},                            \

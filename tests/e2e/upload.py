@@ -13,16 +13,16 @@ from harness import SANITIZER_REPORT, wait_until
 KIND = "oom"  # it watches, and hardly ever has anything to say: records are those of its coverage
 
 
-def begin(agent, url, *arguments, store=None, env=None, events=KIND, **options):
+def begin(agent, url, *arguments, store=None, env=None, events=KIND, section="elasticsearch", **options):
     """options: timeout="1s" is elasticsearch.timeout, store__max_size="1MiB" store.max_size."""
     options = {"url": url, "flush_interval": "20ms", **options}
-    sets = {key.replace("__", ".") if "__" in key else f"elasticsearch.{key}": value for key, value in options.items()}
+    sets = {key.replace("__", ".") if "__" in key else f"{section}.{key}": value for key, value in options.items()}
     words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
     return agent("--events", events, *words, *arguments, store=store, env=env)
 
 
-def target(one):
-    return one.status()["targets"]["elasticsearch"]
+def target(one, name="elasticsearch"):
+    return one.status()["targets"][name]
 
 
 def ids(one):
@@ -43,7 +43,7 @@ def wait_uploaded(one, server, timeout=30, but=()):
     wait_until(
         lambda: set(server.documents) >= set(stored_ids(one)) - set(but),
         timeout,
-        lambda: f"{len(stored_ids(one))} records at the server, which has {len(server.documents)}; {target(one)}",
+        lambda: f"{len(stored_ids(one))} records at the server, which has {len(server.documents)}; {one.status()['targets']}",
     )
 
 
