@@ -199,7 +199,6 @@ def test_link_down(agent, inside, aggregate):
         check_content(data)
 
 
-@pytest.mark.matrix
 def test_slaves_and_bonds(agent, inside, aggregate):
     """A slave is taken out, and put in again; another bond is made, and removed; one in another mode is none
     of ours."""
