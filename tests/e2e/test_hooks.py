@@ -61,7 +61,6 @@ def record_of(agent, off, provoke):
     return way, found
 
 
-@pytest.mark.matrix("received-ipv6")
 @families
 @pytest.mark.parametrize("kind", ["sent", "received"])
 def test_every_way_records_the_same(agent, hosts, flood, tracefs, family, kind):  # noqa: F811

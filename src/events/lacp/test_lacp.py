@@ -142,7 +142,7 @@ def check_content(data, bond="bond0"):
                 assert len(change["gained"]) == (now & ~before).bit_count()
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix("netlink+proc")
 @pytest.mark.parametrize("way", WAYS)
 def test_silent_partner(agent, inside, aggregate, way):
     """The switch says nothing any more, on one link, and its carrier stays; then it speaks again."""

@@ -302,7 +302,6 @@ def test_repeats(agent):
     check_accounting(one.wait_balance())
 
 
-@pytest.mark.matrix
 def test_other_ways(agent):
     """Where the first ones cannot be had, others are good enough."""
     one = start(agent, TICK_WAYS[0], SOFTIRQ_WAYS[0])
