@@ -175,7 +175,8 @@ def test_lockup(agent, watchdog):
     data = closing["tracer_data"]
     assert data["repeat"]["of"] == full["tracer_id"]
     assert data["ended"] is True
-    assert ms <= data["duration_ms"] + 100 and data["duration_ms"] < ms + SLACK_MS + 1000 * (end - begin) - ms, data
+    late_ms = 1000 * (end - begin) - ms + SLACK_MS  # the end, too, is seen late where the CPU has others to serve
+    assert ms <= data["duration_ms"] + 100 and data["duration_ms"] < ms + SLACK_MS + late_ms, data
     assert closing["summary"].endswith(full["summary"]) and closing["summary"].startswith("over after ")
 
     # As often as the kernel says. (It may have been right about others, where CPUs are emulated.)
