@@ -642,19 +642,15 @@ struct {
     __type(value, __u64); /* stamp of the datagram that is read next; 0: none */
 } next_stamps SEC(".maps");
 
-/* Kernels with these hooks have it (6.2). What it gives is read without a helper, each call of
- * which costs as much as all the rest. */
-extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
-
 static __always_inline __u64 next_stamp(struct sock *sk)
 {
-    struct udp_sock *udp = bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct udp_sock));
+    struct udp_sock *udp = (struct udp_sock *)sk;
     /* What the reader has put aside is older. */
-    struct sk_buff *skb = udp->reader_queue.next;
+    struct sk_buff *skb = BPF_CORE_READ(udp, reader_queue.next);
 
     if ((void *)skb == (void *)&udp->reader_queue)
         skb = sk->sk_receive_queue.next;
-    return (void *)skb == (void *)&sk->sk_receive_queue ? 0 : skb->tstamp;
+    return (void *)skb == (void *)&sk->sk_receive_queue ? 0 : BPF_CORE_READ(skb, tstamp);
 }
 
 static __always_inline bool is_udp(struct sock *sk)
