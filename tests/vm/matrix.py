@@ -89,8 +89,10 @@ class Column:
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     def rows(self, name):
-        """The objects of a file with one a line."""
-        return [json.loads(line) for line in self.read(name).splitlines() if line.startswith("{")]
+        """The objects of a file with one a line. It is being written until the guest is over."""
+        if not self.over:
+            return []
+        return [json.loads(line) for line in self.read(name).splitlines() if line.startswith("{") and line.endswith("}")]
 
     @property
     def version(self):

@@ -433,13 +433,14 @@ def test_late_in_the_stack(agent, netns, protocol, family):
         reader.shutdown(socket.SHUT_RDWR) if protocol == "tcp" else reader.close()
     for found in stages:
         longest = max(data["latency_ms"] for data in found)
-        assert held[0] / 2 < longest < held[0] + 100 * patience(1), (held, found)
+        part = 4 if found is last else 2  # of what was merged it is the youngest's
+        assert held[0] / part < longest < held[0] + 100 * patience(1), (held, found)
     for data in first + last:
         assert data["since"] == "received" and data["family"] == f"ipv{family}" and data["protocol"] == protocol
     for data in first:
         assert data["device"] == "tun0" and data["saddr"] == TcpPeer.ADDRESS[family] and data["process_role"] == "interrupted"
     longest = max(last, key=lambda data: data["latency_ns"])
-    assert longest["most_in"] == "stack" and longest["before_woken_ns"] > held[0] * 1_000_000 / 3
+    assert longest["most_in"] == "stack" and longest["before_woken_ns"] > held[0] * 1_000_000 / 5
 
 
 def stamps_sent_packets():
