@@ -28,7 +28,7 @@ static json_t *body_of(const char *tracer_name, const char *const *records, unsi
 {
     const struct target *t = &target_otlp;
     struct text body = {};
-    json_t *json;
+    json_t *json = NULL;
 
     text_adds(&body, t->head);
     for (unsigned i = 0; i < n; i++) {
