@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/event.h"
+#include "core/test_record.h"
 #include "events/lacp/bonding.h"
 #include "events/lacp/find.h"
 #include "events/lacp/lacp.h"
@@ -280,28 +281,13 @@ static void test_carries(void **state)
 
 /* --- decode */
 
-static const struct record_origin origin = {
-    .hostname = "h", .region = "", .kernel_release = "6", .boot_id = ""};
-
 /** NULL: it was refused with `*ret`. */
 static json_t *decode(const struct lacp_wire *w, int *ret)
 {
     const struct kernel kernel = {};
     const struct decode d = {.kernel = &kernel};
-    _cleanup_(record_freep) struct record *r = NULL;
-    struct doc *doc = NULL;
-    json_t *json;
 
-    assert_int_equal(record_new(&origin, lacp, 0, 1, &r), 0);
-    *ret = lacp->decode(&d, w, r);
-    if (*ret < 0)
-        return NULL;
-    assert_int_equal(record_finish(r, 1, &doc), 0);
-    json = json_loadb(doc->json, doc->len, JSON_REJECT_DUPLICATES, NULL);
-    if (!json)
-        fail_msg("this is no JSON: %.500s", doc->json);
-    doc_unref(doc);
-    return json;
+    return decode_json(lacp, &d, w, 1, ret);
 }
 
 static json_t *decode_fine(const struct lacp_wire *w)
@@ -311,23 +297,6 @@ static json_t *decode_fine(const struct lacp_wire *w)
 
     assert_int_equal(r, 0);
     return json;
-}
-
-static void expect_text(const json_t *object, const char *key, const char *expected)
-{
-    const char *s = json_string_value(json_object_get(object, key));
-
-    if (!s || strcmp(s, expected) != 0)
-        fail_msg("%s is \"%s\", not \"%s\"", key, s ? s : "(none)", expected);
-}
-
-static void expect_number(const json_t *object, const char *key, json_int_t expected)
-{
-    const json_t *value = json_object_get(object, key);
-
-    if (!json_is_integer(value) || json_integer_value(value) != expected)
-        fail_msg("%s is %lld, not %lld", key, (long long)json_integer_value(value),
-                 (long long)expected);
 }
 
 static void expect_changes(const json_t *data, const char *expected)

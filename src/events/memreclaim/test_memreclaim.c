@@ -17,6 +17,7 @@
 
 #include "core/clock.h"
 #include "core/event.h"
+#include "core/test_record.h"
 #include "events/memreclaim/memreclaim.h"
 #include "events/memreclaim/window.h"
 #include "kernel/kernel.h"
@@ -455,34 +456,14 @@ static void container_id(const char *path, char ret[DOC_CONTAINER_LEN + 1])
     snprintf(ret, DOC_CONTAINER_LEN + 1, "%s", strstr(path, CONTAINER) ? CONTAINER : "");
 }
 
-static const struct record_origin origin = {
-    .hostname = "h", .region = "", .kernel_release = "6", .boot_id = ""};
-
-static json_t *finish(struct record *r)
-{
-    struct doc *doc = NULL;
-    json_error_t error;
-    json_t *json;
-
-    assert_int_equal(record_finish(r, 1, &doc), 0);
-    json = json_loadb(doc->json, doc->len, JSON_REJECT_DUPLICATES, &error);
-    if (!json)
-        fail_msg("%s: %.500s", error.text, doc->json);
-    doc_unref(doc);
-    return json;
-}
-
 #define REALTIME_NS (UINT64_C(1700000000) * NS_PER_SEC)
 
 /** NULL: it was refused with `*ret`. */
 static json_t *decode(const struct memreclaim_wire *w, int *ret)
 {
     const struct decode d = {.kernel = &kernel, .container_id = container_id};
-    _cleanup_(record_freep) struct record *r = NULL;
 
-    assert_int_equal(record_new(&origin, memreclaim, 0, REALTIME_NS, &r), 0);
-    *ret = memreclaim->decode(&d, w, r);
-    return *ret < 0 ? NULL : finish(r);
+    return decode_json(memreclaim, &d, w, REALTIME_NS, ret);
 }
 
 static json_t *decode_fine(const struct memreclaim_wire *w)
@@ -499,28 +480,11 @@ static json_t *get(json_t *json, const char *object, const char *key)
     return json_object_get(object ? json_object_get(json, object) : json, key);
 }
 
-static void expect_text(json_t *json, const char *object, const char *key, const char *expected)
-{
-    const char *s = json_string_value(get(json, object, key));
-
-    if (!s || strcmp(s, expected) != 0)
-        fail_msg("%s is \"%s\", not \"%s\"", key, s ? s : "(none)", expected);
-}
-
-static void expect_number(json_t *json, const char *object, const char *key, json_int_t expected)
-{
-    json_t *value = get(json, object, key);
-
-    if (!json_is_integer(value) || json_integer_value(value) != expected)
-        fail_msg("%s is %lld, not %lld", key, (long long)json_integer_value(value),
-                 (long long)expected);
-}
-
 static void expect_summary(const struct memreclaim_wire *w, const char *expected)
 {
     json_t *json = decode_fine(w);
 
-    expect_text(json, NULL, "summary", expected);
+    expect_text(json, "summary", expected);
     json_decref(json);
 }
 
@@ -535,50 +499,50 @@ static void test_decode(void **state)
     json_t *json = decode_fine(w), *value;
 
     (void)state;
-    json_object_foreach(json_object_get(json, DATA), key, value)
+    json_object_foreach(data_of(json), key, value)
     {
         if (i < ARRAY_SIZE(spec))
             assert_string_equal(key, spec[i++]);
     }
-    expect_text(json, NULL, "tracer_name", "directreclaim");
-    expect_text(json, DATA, "comm", "java");
-    expect_number(json, DATA, "pid", 4711);
-    expect_number(json, DATA, "deltatime", 1412702917);
+    expect_text(json, "tracer_name", "directreclaim");
+    expect_text(data_of(json), "comm", "java");
+    expect_number(data_of(json), "pid", 4711);
+    expect_number(data_of(json), "deltatime", 1412702917);
     clock_format_ms(REALTIME_NS - 2 * NS_PER_SEC, entry);
-    expect_text(json, DATA, "entry_time", entry);
-    expect_number(json, DATA, "duration_ns", 2 * NS_PER_SEC);
+    expect_text(data_of(json), "entry_time", entry);
+    expect_number(data_of(json), "duration_ns", 2 * NS_PER_SEC);
     assert_true(json_is_false(get(json, DATA, "ongoing")));
-    expect_number(json, DATA, "threshold_ns", MS(900));
-    expect_number(json, DATA, "within_ns", NS_PER_SEC);
-    expect_text(json, DATA, "scope", "memcg");
-    expect_number(json, DATA, "memcg_calls", 31);
-    expect_number(json, DATA, "global_calls", 0);
-    expect_number(json, DATA, "pages_reclaimed", 1000);
-    expect_number(json, DATA, "pages_scanned", 1500);
-    expect_number(json, DATA, "worst_tid", 4716);
-    expect_text(json, DATA, "worst_comm", "GC Thread#0");
-    expect_number(json, DATA, "worst_ns", MS(800));
-    expect_text(json, DATA, "memcg_css", "0xffff888000002000");
-    expect_text(json, DATA, "limit_cgroup", "/pod");
-    expect_text(json, DATA, "limit_memcg_css", "0xffff888000001000");
-    expect_text(json, DATA, "limit_of", "memory.max");
-    expect_number(json, DATA, "limit_bytes", 8192 * page);
-    expect_number(json, DATA, "usage_bytes", 8190 * page);
-    expect_text(json, DATA, "stack",
+    expect_number(data_of(json), "threshold_ns", MS(900));
+    expect_number(data_of(json), "within_ns", NS_PER_SEC);
+    expect_text(data_of(json), "scope", "memcg");
+    expect_number(data_of(json), "memcg_calls", 31);
+    expect_number(data_of(json), "global_calls", 0);
+    expect_number(data_of(json), "pages_reclaimed", 1000);
+    expect_number(data_of(json), "pages_scanned", 1500);
+    expect_number(data_of(json), "worst_tid", 4716);
+    expect_text(data_of(json), "worst_comm", "GC Thread#0");
+    expect_number(data_of(json), "worst_ns", MS(800));
+    expect_text(data_of(json), "memcg_css", "0xffff888000002000");
+    expect_text(data_of(json), "limit_cgroup", "/pod");
+    expect_text(data_of(json), "limit_memcg_css", "0xffff888000001000");
+    expect_text(data_of(json), "limit_of", "memory.max");
+    expect_number(data_of(json), "limit_bytes", 8192 * page);
+    expect_number(data_of(json), "usage_bytes", 8190 * page);
+    expect_text(data_of(json), "stack",
                 "try_to_free_mem_cgroup_pages/ffffffff81000000 [kernel]\n"
                 "try_charge_memcg/ffffffff81001000 [kernel]");
 
-    expect_text(json, NULL, "container_id", CONTAINER);
-    expect_text(json, NULL, "container_found_by", "cgroup");
-    expect_text(json, NULL, "cgroup", "/pod/" CONTAINER);
-    expect_number(json, "process", "pid", 4711);
-    expect_number(json, "process", "tid", 4715);
-    expect_number(json, "process", "ppid", 4700);
-    expect_number(json, "process", "uid", 1000);
-    expect_text(json, "process", "comm", "java");
-    expect_text(json, "process", "cmdline", "java -jar 'a b'");
+    expect_text(json, "container_id", CONTAINER);
+    expect_text(json, "container_found_by", "cgroup");
+    expect_text(json, "cgroup", "/pod/" CONTAINER);
+    expect_number(json_object_get(json, "process"), "pid", 4711);
+    expect_number(json_object_get(json, "process"), "tid", 4715);
+    expect_number(json_object_get(json, "process"), "ppid", 4700);
+    expect_number(json_object_get(json, "process"), "uid", 1000);
+    expect_text(json_object_get(json, "process"), "comm", "java");
+    expect_text(json_object_get(json, "process"), "cmdline", "java -jar 'a b'");
     if (page == 4096)
-        expect_text(json, NULL, "summary",
+        expect_text(json, "summary",
                     "java[4711] was in direct reclaim for 1.41 s within 2.00 s, freeing memory for "
                     "the limit of cgroup /pod (memory.max 32.0 MiB); 800 ms of it in its thread "
                     "GC Thread#0[4716]");
@@ -595,23 +559,23 @@ static void test_whose_limit(void **state)
     w->high = 4096;
     w->limit_level = 0;
     json = decode_fine(w);
-    expect_text(json, DATA, "limit_of", "memory.high");
-    expect_number(json, DATA, "limit_bytes", 4096 * page);
-    expect_text(json, DATA, "limit_cgroup", "/pod/" CONTAINER);
+    expect_text(data_of(json), "limit_of", "memory.high");
+    expect_number(data_of(json), "limit_bytes", 4096 * page);
+    expect_text(data_of(json), "limit_cgroup", "/pod/" CONTAINER);
     json_decref(json);
 
     w->cgroup.unified = 0;
     w->high = MEMRECLAIM_UNLIMITED;
     json = decode_fine(w);
-    expect_text(json, DATA, "limit_of", "memory.limit_in_bytes");
-    expect_number(json, DATA, "limit_bytes", 8192 * page);
+    expect_text(data_of(json), "limit_of", "memory.limit_in_bytes");
+    expect_number(data_of(json), "limit_bytes", 8192 * page);
     json_decref(json);
 
     w->limit_css = 0;
     json = decode_fine(w);
     assert_null(get(json, DATA, "limit_of"));
     assert_null(get(json, DATA, "limit_bytes"));
-    expect_text(json, DATA, "scope", "memcg");
+    expect_text(data_of(json), "scope", "memcg");
     json_decref(json);
 }
 
@@ -628,7 +592,7 @@ static void test_scopes_and_summaries(void **state)
     w->entry_ns = w->until_ns - MS(999);
     w->scanned = 0; /* while pages were reclaimed: nobody counted */
     json = decode_fine(w);
-    expect_text(json, DATA, "scope", "global");
+    expect_text(data_of(json), "scope", "global");
     assert_null(get(json, DATA, "limit_of")); /* near it or not, that was not why */
     assert_null(get(json, DATA, "pages_scanned"));
     json_decref(json);
@@ -638,14 +602,14 @@ static void test_scopes_and_summaries(void **state)
     w->memcg_calls = 1;
     w->limit_css = 0;
     json = decode_fine(w);
-    expect_text(json, DATA, "scope", "both");
+    expect_text(data_of(json), "scope", "both");
     json_decref(json);
 
     w->memcg_calls = w->global_calls = 0;
     w->ongoing = 1;
     json = decode_fine(w);
     assert_true(json_is_true(get(json, DATA, "ongoing")));
-    expect_text(json, DATA, "scope", "unknown");
+    expect_text(data_of(json), "scope", "unknown");
     json_decref(json);
     expect_summary(w, "java[4711] was in direct reclaim for 950 ms within 999 ms and still is, "
                       "freeing memory before it could go on");
@@ -660,8 +624,8 @@ static void test_nothing_known(void **state)
     assert_non_null(w);
     w->head.stack_bytes = -14;
     json = decode_fine(w);
-    expect_text(json, DATA, "memcg_css", "0x0");
-    expect_text(json, DATA, "stack", "");
+    expect_text(data_of(json), "memcg_css", "0x0");
+    expect_text(data_of(json), "stack", "");
     json_decref(json);
 }
 
@@ -814,10 +778,10 @@ static json_t *collect(const struct memreclaim_wire *w, int *ret)
     _cleanup_(record_freep) struct record *part = NULL;
     json_t *json = NULL;
 
-    assert_int_equal(record_new(&origin, memreclaim, 0, 1, &part), 0);
+    assert_int_equal(record_new(&test_origin, memreclaim, 0, 1, &part), 0);
     *ret = memreclaim->collect(&c, w, part);
     if (*ret == 0)
-        json = finish(part);
+        json = finish_json(part);
     return json;
 }
 
@@ -834,17 +798,18 @@ static void test_collect(void **state)
     make_file("/sys/fs/cgroup/pod/memory.stat", "anon 1\nfile 2\n");
     make_file("/sys/fs/cgroup/pod/memory.events", "high 3\nmax 4\n");
     json = collect(w, &r);
-    data = json_object_get(json, DATA);
-    expect_number(data, "memory_stat", "file", 2); /* of the cgroup whose limit it is */
-    expect_number(data, "memory_events", "max", 4);
+    data = data_of(json);
+    expect_number(json_object_get(data, "memory_stat"), "file",
+                  2); /* of the cgroup whose limit it is */
+    expect_number(json_object_get(data, "memory_events"), "max", 4);
     assert_null(json_object_get(data, "meminfo"));
     json_decref(json);
 
     w->global_calls = 1;
     w->memcg_calls = 0;
     json = collect(w, &r);
-    data = json_object_get(json, DATA);
-    expect_number(data, "meminfo", "MemTotal", 102400);
+    data = data_of(json);
+    expect_number(json_object_get(data, "meminfo"), "MemTotal", 102400);
     assert_null(json_object_get(data, "memory_stat"));
     json_decref(json);
 
@@ -852,7 +817,7 @@ static void test_collect(void **state)
     strcpy(w->cgroup.names[1], "gone");
     json = collect(w, &r);
     assert_int_equal(r, 0);
-    expect_number(json_object_get(json, DATA), "meminfo", "MemTotal", 102400);
+    expect_number(json_object_get(data_of(json), "meminfo"), "MemTotal", 102400);
     json_decref(json);
 
     strcpy(w->cgroup.names[1], "..");

@@ -19,6 +19,7 @@
 
 #include "core/clock.h"
 #include "core/event.h"
+#include "core/test_record.h"
 #include "events/netdev/ask.h"
 #include "events/netdev/link.h"
 #include "events/netdev/netdev.h"
@@ -388,29 +389,14 @@ static void some_container(const char *path, char ret[DOC_CONTAINER_LEN + 1])
     strcpy(ret, strcmp(path, "/docker/abc") == 0 ? "abc" : "");
 }
 
-static const struct record_origin origin = {
-    .hostname = "h", .region = "", .kernel_release = "6", .boot_id = ""};
-
 /** NULL: it was refused with `*ret`. */
 static json_t *decode(const struct netdev_wire *w, int *ret)
 {
     const struct kernel kernel = {};
     const struct decode d = {
         .kernel = &kernel, .device_name = no_device, .container_id = some_container};
-    _cleanup_(record_freep) struct record *r = NULL;
-    struct doc *doc = NULL;
-    json_t *json;
 
-    assert_int_equal(record_new(&origin, netdev, 0, 1, &r), 0);
-    *ret = netdev->decode(&d, w, r);
-    if (*ret < 0)
-        return NULL;
-    assert_int_equal(record_finish(r, 1, &doc), 0);
-    json = json_loadb(doc->json, doc->len, JSON_REJECT_DUPLICATES, NULL);
-    if (!json)
-        fail_msg("this is no JSON: %.500s", doc->json);
-    doc_unref(doc);
-    return json;
+    return decode_json(netdev, &d, w, 1, ret);
 }
 
 static json_t *decode_fine(const struct netdev_wire *w)
@@ -420,23 +406,6 @@ static json_t *decode_fine(const struct netdev_wire *w)
 
     assert_int_equal(r, 0);
     return json;
-}
-
-static void expect_text(const json_t *object, const char *key, const char *expected)
-{
-    const char *s = json_string_value(json_object_get(object, key));
-
-    if (!s || strcmp(s, expected) != 0)
-        fail_msg("%s is \"%s\", not \"%s\"", key, s ? s : "(none)", expected);
-}
-
-static void expect_number(const json_t *object, const char *key, json_int_t expected)
-{
-    const json_t *value = json_object_get(object, key);
-
-    if (!json_is_integer(value) || json_integer_value(value) != expected)
-        fail_msg("%s is %lld, not %lld", key, (long long)json_integer_value(value),
-                 (long long)expected);
 }
 
 static void expect_changes(const json_t *data, const char *expected)

@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 
 #include "core/test_folder.h"
+#include "core/test_record.h"
 #include "events/oom/collect.h"
 #include "kernel/kernel.h"
 
@@ -201,32 +202,12 @@ static void container_id(const char *path, char ret[DOC_CONTAINER_LEN + 1])
     snprintf(ret, DOC_CONTAINER_LEN + 1, "%s", found ? CONTAINER : "");
 }
 
-static const struct record_origin origin = {
-    .hostname = "h", .region = "", .kernel_release = "6", .boot_id = ""};
-
-static json_t *finish(struct record *r)
-{
-    struct doc *doc = NULL;
-    json_error_t error;
-    json_t *json;
-
-    assert_int_equal(record_finish(r, 1, &doc), 0);
-    json = json_loadb(doc->json, doc->len, JSON_REJECT_DUPLICATES, &error);
-    if (!json)
-        fail_msg("%s: %.500s", error.text, doc->json);
-    doc_unref(doc);
-    return json;
-}
-
 /** NULL: it was refused with `*ret`. */
 static json_t *decode(const struct kernel *k, const struct oom_wire *w, void *note, int *ret)
 {
     const struct decode d = {.kernel = k, .container_id = container_id, .note = note};
-    _cleanup_(record_freep) struct record *r = NULL;
 
-    assert_int_equal(record_new(&origin, oom, 0, 1, &r), 0);
-    *ret = oom->decode(&d, w, r);
-    return *ret < 0 ? NULL : finish(r);
+    return decode_json(oom, &d, w, 1, ret);
 }
 
 static json_t *decode_fine(const struct oom_wire *w)
@@ -241,23 +222,6 @@ static json_t *decode_fine(const struct oom_wire *w)
 static json_t *at(json_t *json, const char *object, const char *key)
 {
     return json_object_get(object ? json_object_get(json, object) : json, key);
-}
-
-static void expect_text(json_t *json, const char *object, const char *key, const char *expected)
-{
-    const char *s = json_string_value(at(json, object, key));
-
-    if (!s || strcmp(s, expected) != 0)
-        fail_msg("%s is \"%s\", not \"%s\"", key, s ? s : "(none)", expected);
-}
-
-static void expect_number(json_t *json, const char *object, const char *key, json_int_t expected)
-{
-    json_t *value = at(json, object, key);
-
-    if (!json_is_integer(value) || json_integer_value(value) != expected)
-        fail_msg("%s is %lld, not %lld", key, (long long)json_integer_value(value),
-                 (long long)expected);
 }
 
 #define DATA "tracer_data"
@@ -286,74 +250,74 @@ static void test_decode(void **state)
     memcpy(w->cmdline, "java\0-jar\0a b", 14);
     w->cmdline_bytes = 14;
     json = decode_fine(w);
-    data = json_object_get(json, DATA);
+    data = data_of(json);
     json_object_foreach(data, key, value)
     {
         if (i < ARRAY_SIZE(spec))
             assert_string_equal(key, spec[i++]);
     }
-    expect_text(json, DATA, "trigger_memcg_css", "0xffff888000001000");
-    expect_number(json, DATA, "trigger_pid", 100);
-    expect_text(json, DATA, "trigger_process_name", "nginx");
-    expect_text(json, DATA, "trigger_container_id", "");
-    expect_text(json, DATA, "trigger_container_hostname", "");
-    expect_text(json, DATA, "victim_memcg_css", "0xffff888000002000");
-    expect_number(json, DATA, "victim_pid", 4711);
-    expect_text(json, DATA, "victim_process_name", "java");
-    expect_text(json, DATA, "victim_container_id", CONTAINER);
-    expect_text(json, DATA, "victim_container_hostname", "");
+    expect_text(data_of(json), "trigger_memcg_css", "0xffff888000001000");
+    expect_number(data_of(json), "trigger_pid", 100);
+    expect_text(data_of(json), "trigger_process_name", "nginx");
+    expect_text(data_of(json), "trigger_container_id", "");
+    expect_text(data_of(json), "trigger_container_hostname", "");
+    expect_text(data_of(json), "victim_memcg_css", "0xffff888000002000");
+    expect_number(data_of(json), "victim_pid", 4711);
+    expect_text(data_of(json), "victim_process_name", "java");
+    expect_text(data_of(json), "victim_container_id", CONTAINER);
+    expect_text(data_of(json), "victim_container_hostname", "");
 
-    expect_text(json, DATA, "constraint", "memcg");
-    expect_text(json, DATA, "limit_known_by", "console");
-    expect_text(json, DATA, "limit_cgroup", "/pod");
-    expect_text(json, DATA, "limit_memcg_css", "0xffff888000004000");
-    expect_text(json, DATA, "limit_of", "memory");
-    expect_number(json, DATA, "limit_bytes", 32 * MIB_PAGES * (json_int_t)page);
-    expect_number(json, DATA, "usage_bytes", 32 * MIB_PAGES * (json_int_t)page);
-    expect_number(json, DATA, "failcnt", 5);
+    expect_text(data_of(json), "constraint", "memcg");
+    expect_text(data_of(json), "limit_known_by", "console");
+    expect_text(data_of(json), "limit_cgroup", "/pod");
+    expect_text(data_of(json), "limit_memcg_css", "0xffff888000004000");
+    expect_text(data_of(json), "limit_of", "memory");
+    expect_number(data_of(json), "limit_bytes", 32 * MIB_PAGES * (json_int_t)page);
+    expect_number(data_of(json), "usage_bytes", 32 * MIB_PAGES * (json_int_t)page);
+    expect_number(data_of(json), "failcnt", 5);
     assert_null(at(json, DATA, "memsw_limit_bytes")); /* there is none */
-    expect_number(json, DATA, "memsw_usage_bytes", 32 * MIB_PAGES * (json_int_t)page);
-    expect_number(data, "limit_events", "max", 6);
-    expect_number(data, "limit_events", "oom", 7);
-    expect_number(data, "limit_events", "oom_kill", 8);
-    expect_number(data, "limit_events", "oom_group_kill", 0);
-    expect_text(json, DATA, "gfp_mask", "0x400dc0");
-    expect_text(json, DATA, "gfp_flags", "GFP_KERNEL_ACCOUNT|__GFP_ZERO");
-    expect_number(json, DATA, "order", 2);
-    expect_number(json, DATA, "victim_rss_bytes", 25 * (json_int_t)page);
-    expect_number(json, DATA, "victim_anon_bytes", 20 * (json_int_t)page);
-    expect_number(json, DATA, "victim_file_bytes", 4 * (json_int_t)page);
-    expect_number(json, DATA, "victim_shmem_bytes", 1 * (json_int_t)page);
-    expect_number(json, DATA, "victim_swap_bytes", 2 * (json_int_t)page);
-    expect_number(json, DATA, "victim_page_table_bytes", 12345);
-    expect_number(json, DATA, "victim_total_vm_bytes", 1000 * (json_int_t)page);
+    expect_number(data_of(json), "memsw_usage_bytes", 32 * MIB_PAGES * (json_int_t)page);
+    expect_number(json_object_get(data, "limit_events"), "max", 6);
+    expect_number(json_object_get(data, "limit_events"), "oom", 7);
+    expect_number(json_object_get(data, "limit_events"), "oom_kill", 8);
+    expect_number(json_object_get(data, "limit_events"), "oom_group_kill", 0);
+    expect_text(data_of(json), "gfp_mask", "0x400dc0");
+    expect_text(data_of(json), "gfp_flags", "GFP_KERNEL_ACCOUNT|__GFP_ZERO");
+    expect_number(data_of(json), "order", 2);
+    expect_number(data_of(json), "victim_rss_bytes", 25 * (json_int_t)page);
+    expect_number(data_of(json), "victim_anon_bytes", 20 * (json_int_t)page);
+    expect_number(data_of(json), "victim_file_bytes", 4 * (json_int_t)page);
+    expect_number(data_of(json), "victim_shmem_bytes", 1 * (json_int_t)page);
+    expect_number(data_of(json), "victim_swap_bytes", 2 * (json_int_t)page);
+    expect_number(data_of(json), "victim_page_table_bytes", 12345);
+    expect_number(data_of(json), "victim_total_vm_bytes", 1000 * (json_int_t)page);
     assert_true(json_is_true(at(json, DATA, "victim_rss_exact")));
-    expect_number(json, DATA, "victim_oom_score_adj", -5);
+    expect_number(data_of(json), "victim_oom_score_adj", -5);
     assert_null(at(json, DATA, "victim_badness_pages"));
-    expect_number(json, DATA, "victim_tid", 4712);
-    expect_number(json, DATA, "victim_uid", 1000);
-    expect_text(json, DATA, "victim_cgroup", "/pod/b/" CONTAINER);
-    expect_number(json, DATA, "trigger_tid", 101);
-    expect_number(json, DATA, "trigger_uid", 33);
-    expect_text(json, DATA, "trigger_cgroup", "/pod/a");
-    expect_number(json, DATA, "cpu", 3);
-    expect_text(json, DATA, "stack",
+    expect_number(data_of(json), "victim_tid", 4712);
+    expect_number(data_of(json), "victim_uid", 1000);
+    expect_text(data_of(json), "victim_cgroup", "/pod/b/" CONTAINER);
+    expect_number(data_of(json), "trigger_tid", 101);
+    expect_number(data_of(json), "trigger_uid", 33);
+    expect_text(data_of(json), "trigger_cgroup", "/pod/a");
+    expect_number(data_of(json), "cpu", 3);
+    expect_text(data_of(json), "stack",
                 "mark_oom_victim/ffffffff81000000 [kernel]\n"
                 "out_of_memory/ffffffff81001000 [kernel]\n"
                 "mem_cgroup_out_of_memory/ffffffff81002000 [kernel]");
 
     /* The envelope is the victim's. */
-    expect_text(json, NULL, "container_id", CONTAINER);
-    expect_text(json, NULL, "container_found_by", "cgroup");
-    expect_text(json, NULL, "cgroup", "/pod/b/" CONTAINER);
-    expect_number(json, "process", "pid", 4711);
-    expect_number(json, "process", "tid", 4712);
-    expect_number(json, "process", "ppid", 4700);
-    expect_number(json, "process", "uid", 1000);
-    expect_text(json, "process", "comm", "GC Thread#0");
-    expect_text(json, "process", "cmdline", "java -jar 'a b'");
+    expect_text(json, "container_id", CONTAINER);
+    expect_text(json, "container_found_by", "cgroup");
+    expect_text(json, "cgroup", "/pod/b/" CONTAINER);
+    expect_number(json_object_get(json, "process"), "pid", 4711);
+    expect_number(json_object_get(json, "process"), "tid", 4712);
+    expect_number(json_object_get(json, "process"), "ppid", 4700);
+    expect_number(json_object_get(json, "process"), "uid", 1000);
+    expect_text(json_object_get(json, "process"), "comm", "GC Thread#0");
+    expect_text(json_object_get(json, "process"), "cmdline", "java -jar 'a b'");
     if (page == 4096)
-        expect_text(json, NULL, "summary",
+        expect_text(json, "summary",
                     "java[4711] (100.0 KiB resident, oom_score_adj -5) was killed because the "
                     "cgroup /pod has reached its memory limit of 32.0 MiB (usage 32.0 MiB); "
                     "triggered by nginx[100]");
@@ -370,11 +334,11 @@ static void test_itself_and_nothing_known(void **state)
     assert_non_null(w);
     w->head.pid = w->victim_pid = 7;
     json = decode_fine(w);
-    expect_text(json, DATA, "constraint", "host");
-    expect_text(json, DATA, "victim_cgroup", "");
-    expect_text(json, DATA, "victim_memcg_css", "0x0");
+    expect_text(data_of(json), "constraint", "host");
+    expect_text(data_of(json), "victim_cgroup", "");
+    expect_text(data_of(json), "victim_memcg_css", "0x0");
     assert_null(at(json, DATA, "victim_rss_bytes"));
-    expect_text(json, NULL, "summary",
+    expect_text(json, "summary",
                 "[7] was killed because the host has run out of memory; triggered by itself");
     json_decref(json);
 }
@@ -535,8 +499,8 @@ static void test_memory_and_swap(void **state)
     w->levels[2].swap_usage = w->levels[2].swap_max = 40 * MIB_PAGES;
     assert_true(cause_on(&kernel, w).of_swap);
     json = decode_fine(w);
-    expect_text(json, DATA, "limit_of", "memory+swap");
-    expect_number(json, DATA, "memsw_limit_bytes", 40 * MIB_PAGES * (json_int_t)page);
+    expect_text(data_of(json), "limit_of", "memory+swap");
+    expect_number(data_of(json), "memsw_limit_bytes", 40 * MIB_PAGES * (json_int_t)page);
     json_decref(json);
     /* In v2 swap has a limit of its own, which kills nobody. */
     w->victim_cgroup.unified = 1;
@@ -544,8 +508,8 @@ static void test_memory_and_swap(void **state)
     w->levels[2].swap_usage = w->levels[2].swap_max = 0;
     assert_false(cause_on(&kernel, w).of_swap);
     json = decode_fine(w);
-    expect_text(json, DATA, "limit_of", "memory");
-    expect_number(json, DATA, "swap_limit_bytes", 0);
+    expect_text(data_of(json), "limit_of", "memory");
+    expect_number(data_of(json), "swap_limit_bytes", 0);
     assert_null(at(json, DATA, "memsw_usage_bytes"));
     json_decref(json);
 }
@@ -565,7 +529,7 @@ static void test_group(void **state)
     set_console(w, NULL, 4711);
     assert_int_equal(cause_on(&kernel, w).group, 2); /* of the host's: no bound */
     json = decode_fine(w);
-    expect_text(json, DATA, "oom_group", "/pod");
+    expect_text(data_of(json), "oom_group", "/pod");
     assert_non_null(strstr(json_string_value(at(json, NULL, "summary")),
                            "was killed together with its group (memory.oom.group) because"));
     json_decref(json);
@@ -675,10 +639,10 @@ static void test_hostile_names(void **state)
     memcpy(w->trigger_name, w->victim_name, WIRE_COMM_LEN);
     strcpy(w->victim_cgroup.names[1], "\"\xff\x1b[2J");
     json = decode_fine(w);
-    expect_text(json, DATA, "victim_process_name", shown);
-    expect_text(json, DATA, "trigger_process_name", shown);
-    expect_text(json, "process", "comm", shown);
-    expect_text(json, DATA, "victim_cgroup", "/pod/\"\xef\xbf\xbd\x1b[2J/" CONTAINER);
+    expect_text(data_of(json), "victim_process_name", shown);
+    expect_text(data_of(json), "trigger_process_name", shown);
+    expect_text(json_object_get(json, "process"), "comm", shown);
+    expect_text(data_of(json), "victim_cgroup", "/pod/\"\xef\xbf\xbd\x1b[2J/" CONTAINER);
     json_decref(json);
 }
 
@@ -816,7 +780,7 @@ static struct record *collect(const struct oom_wire *w, const void *note, const 
     };
     struct record *r = NULL;
 
-    assert_int_equal(record_new(&origin, oom, 0, 1, &r), 0);
+    assert_int_equal(record_new(&test_origin, oom, 0, 1, &r), 0);
     return oom->collect(&given.collect, w, r) < 0 ? record_free(r) : r;
 }
 
@@ -831,7 +795,7 @@ static json_t *collect_fine(const struct oom_wire *w, const void *snapshot, size
     assert_int_equal(r, 0);
     part = collect(w, note, snapshot, size);
     assert_non_null(part);
-    json = finish(part);
+    json = finish_json(part);
     record_free(part);
     return json;
 }
@@ -890,10 +854,10 @@ static void test_collect_v1(void **state)
     (void)state;
     make_tree(false);
     json = collect_fine(w, "", 0);
-    data = json_object_get(json, DATA);
-    expect_number(data, "memory_stat", "cache", 5);
-    expect_number(data, "memory_events", "oom_kill", 7);
-    expect_number(data, "meminfo", "MemFree", 10240);
+    data = data_of(json);
+    expect_number(json_object_get(data, "memory_stat"), "cache", 5);
+    expect_number(json_object_get(data, "memory_events"), "oom_kill", 7);
+    expect_number(json_object_get(data, "meminfo"), "MemFree", 10240);
     json_decref(json);
 }
 
@@ -906,19 +870,19 @@ static void test_collect_v2(void **state)
     make_tree(true);
     w->victim_cgroup.unified = w->trigger_cgroup.unified = 1;
     json = collect_fine(w, "", 0);
-    data = json_object_get(json, DATA);
-    expect_number(data, "memory_stat", "file", 2);
-    expect_number(data, "memory_events", "oom", 3);
+    data = data_of(json);
+    expect_number(json_object_get(data, "memory_stat"), "file", 2);
+    expect_number(json_object_get(data, "memory_events"), "oom", 3);
     json_decref(json);
 
     /* The cgroup has gone already, and there is no snapshot: the rest comes. */
     w->n_levels = 2;
     set_level(w, 1, 8, 8);
     json = collect_fine(w, NULL, 0);
-    data = json_object_get(json, DATA);
+    data = data_of(json);
     assert_null(json_object_get(data, "memory_stat"));
     assert_null(json_object_get(data, "largest"));
-    expect_number(data, "meminfo", "MemTotal", 1024000);
+    expect_number(json_object_get(data, "meminfo"), "MemTotal", 1024000);
     json_decref(json);
 }
 
@@ -953,11 +917,11 @@ static void test_largest(void **state)
     assert_int_equal(pid_at(list, 4), 23);
     assert_int_equal(pid_at(list, 9), 13);
     victim = json_array_get(list, 3);
-    expect_text(victim, NULL, "comm", "java");
-    expect_number(victim, NULL, "rss_bytes", 25 * (json_int_t)page);
-    expect_number(victim, NULL, "swap_bytes", 2 * (json_int_t)page);
-    expect_number(victim, NULL, "oom_score_adj", -5);
-    expect_text(victim, NULL, "cgroup", "/pod/b/" CONTAINER);
+    expect_text(victim, "comm", "java");
+    expect_number(victim, "rss_bytes", 25 * (json_int_t)page);
+    expect_number(victim, "swap_bytes", 2 * (json_int_t)page);
+    expect_number(victim, "oom_score_adj", -5);
+    expect_text(victim, "cgroup", "/pod/b/" CONTAINER);
     assert_true(json_is_true(json_object_get(victim, "chosen")));
     assert_null(at(json, DATA, "killed_with"));
     json_decref(json);

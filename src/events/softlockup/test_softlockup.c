@@ -14,6 +14,7 @@
 
 #include "core/event.h"
 #include "core/test_folder.h"
+#include "core/test_record.h"
 #include "events/softlockup/softlockup.h"
 #include "kernel/kernel.h"
 
@@ -216,29 +217,14 @@ static struct softlockup_wire *some_wire(void)
     return w;
 }
 
-static const struct record_origin origin = {
-    .hostname = "h", .region = "", .kernel_release = "6", .boot_id = ""};
-
 /** NULL: it was refused with `*ret`. */
 static json_t *decode(const struct kernel *k, const struct softlockup_wire *w, int *ret)
 {
     const struct options options = {.cpu_stacks = true};
     _Alignas(8) char note[EVENT_NOTE_BYTES] = {};
     const struct decode d = {.kernel = k, .options = &options, .note = note};
-    _cleanup_(record_freep) struct record *r = NULL;
-    struct doc *doc = NULL;
-    json_t *json;
 
-    assert_int_equal(record_new(&origin, softlockup, 0, 1, &r), 0);
-    *ret = softlockup->decode(&d, w, r);
-    if (*ret < 0)
-        return NULL;
-    assert_int_equal(record_finish(r, 1, &doc), 0);
-    json = json_loadb(doc->json, doc->len, JSON_REJECT_DUPLICATES, NULL);
-    if (!json)
-        fail_msg("this is no JSON: %.500s", doc->json);
-    doc_unref(doc);
-    return json;
+    return decode_json(softlockup, &d, w, 1, ret);
 }
 
 static json_t *decode_fine(const struct softlockup_wire *w)
@@ -248,23 +234,6 @@ static json_t *decode_fine(const struct softlockup_wire *w)
 
     assert_int_equal(r, 0);
     return json;
-}
-
-static void expect_text(const json_t *object, const char *key, const char *expected)
-{
-    const char *s = json_string_value(json_object_get(object, key));
-
-    if (!s || strcmp(s, expected) != 0)
-        fail_msg("%s is \"%s\", not \"%s\"", key, s ? s : "(none)", expected);
-}
-
-static void expect_number(const json_t *object, const char *key, json_int_t expected)
-{
-    const json_t *value = json_object_get(object, key);
-
-    if (!json_is_integer(value) || json_integer_value(value) != expected)
-        fail_msg("%s is %lld, not %lld", key, (long long)json_integer_value(value),
-                 (long long)expected);
 }
 
 static void test_decode(void **state)
@@ -496,10 +465,10 @@ static json_t *collect(const struct softlockup_wire *w, bool cpu_stacks)
 
     assert_true(test_put_file(root, "/proc/stat", "cpu3 1 2\ncpu0 5\n", 16));
     n_runs = n_end_runs = 0;
-    assert_int_equal(record_new(&origin, softlockup, 0, 1, &r), 0);
+    assert_int_equal(record_new(&test_origin, softlockup, 0, 1, &r), 0);
     assert_int_equal(softlockup->decode(&d, w, r), 0);
     record_free(r);
-    assert_int_equal(record_new(&origin, softlockup, 0, 1, &r), 0);
+    assert_int_equal(record_new(&test_origin, softlockup, 0, 1, &r), 0);
     assert_int_equal(softlockup->collect(&c, w, r), 0);
     assert_int_equal(record_finish(r, 1, &doc), 0);
     record_free(r);
