@@ -7,14 +7,13 @@ import json
 import re
 import ssl
 import subprocess
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import http_server
 import pytest
 
 
-class Server(ThreadingHTTPServer):
+class Server(http_server.Server):
     """Documents by index and id. What a test sets:
 
     `status`: answered to everything, with `headers`; `hang`: how long each answer takes; `cut`: so many
@@ -23,11 +22,7 @@ class Server(ThreadingHTTPServer):
     `user`: (name, password) that is asked for; `version`: what it says of itself; `forbidden`: a pattern of
     paths that may not be put to."""
 
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, port=0, context=None):
-        self.lock = threading.Lock()
+    def __init__(self, **options):
         self.indices = {}  # index: {id: document}
         self.arrivals = {}  # id: how often it was sent
         self.requests = []  # (method, path)
@@ -37,33 +32,13 @@ class Server(ThreadingHTTPServer):
         self.status, self.headers, self.hang, self.cut, self.busy = None, {}, 0, 0, 0
         self.max_bytes, self.bad, self.user = None, lambda document: None, None
         self.version, self.forbidden = {}, None
-        super().__init__(("127.0.0.1", port), Handler)
-        if context:
-            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-        self.scheme = "https" if context else "http"
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
-        self.thread.start()
-
-    @property
-    def port(self):
-        return self.server_address[1]
-
-    @property
-    def url(self):
-        return f"{self.scheme}://127.0.0.1:{self.port}"
+        super().__init__(Handler, **options)
 
     @property
     def documents(self):
         """All of them, by id."""
         with self.lock:
             return {key: doc for index in self.indices.values() for key, doc in index.items()}
-
-    def close(self):
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request, client_address):
-        pass  # connections that are cut are what this is about
 
     def create(self, index, key, document):
         """What is said of one document."""
@@ -91,24 +66,7 @@ class Server(ThreadingHTTPServer):
         return {"errors": any("error" in item["create"] for item in items), "items": items}
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = 60
-
-    def log_message(self, *_):
-        pass
-
-    def answer(self, status, content, cut=False, headers=()):
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if cut else body)
-        self.close_connection |= cut
-
+class Handler(http_server.Handler):
     def allowed(self):
         if not self.server.user:
             return True
@@ -117,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do(self):
         server = self.server
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         with server.lock:
             server.requests.append((self.command, self.path))
             server.heads.append(dict(self.headers))

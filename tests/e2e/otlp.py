@@ -5,10 +5,9 @@ import gzip
 import json
 import math
 import re
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import http_server
 import pytest
 
 # The messages of opentelemetry-proto (logs/v1, common/v1, resource/v1) in the JSON of protobuf:
@@ -119,17 +118,13 @@ def attributes(holder):
     return {one["key"]: plain(one["value"]) for one in holder.get("attributes", [])}
 
 
-class Receiver(ThreadingHTTPServer):
+class Receiver(http_server.Server):
     """Logs by their uid. What a test sets: `status`, answered to everything, with `headers`; `hang`: how long
     each answer takes; `bad(log)`: a request in which one of these is gets 400; `refuse(log)`: a request is
     taken but for these, of which the number is said; `message`: what is said with it; `answer`: said instead;
     `cut`: so many requests are taken and get no answer."""
 
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, port=0):
-        self.lock = threading.Lock()
+    def __init__(self, **options):
         self.logs = {}  # uid: (resource's attributes, LogRecord, its attributes)
         self.arrivals = {}
         self.wrong = []  # what was no OTLP
@@ -137,29 +132,12 @@ class Receiver(ThreadingHTTPServer):
         self.largest = 0
         self.status, self.headers, self.hang, self.message, self.answer, self.cut = None, {}, 0, "", None, 0
         self.bad = self.refuse = lambda log: False
-        super().__init__(("127.0.0.1", port), Handler)
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
-        self.thread.start()
-
-    @property
-    def port(self):
-        return self.server_address[1]
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.port}"
+        super().__init__(Handler, **options)
 
     @property
     def documents(self):
         with self.lock:
             return dict(self.logs)
-
-    def close(self):
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request, client_address):
-        pass
 
     def take(self, request):
         """(status, answer) of an ExportLogsServiceRequest."""
@@ -185,23 +163,7 @@ class Receiver(ThreadingHTTPServer):
         return 200, {}
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = 60
-
-    def log_message(self, *_):
-        pass
-
-    def say(self, status, content, headers=()):
-        body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
+class Handler(http_server.Handler):
     def read(self, body):
         check(self.path == "/v1/logs", f"POST {self.path}")
         check(self.headers.get("Content-Type") == "application/json", "its Content-Type")
@@ -214,20 +176,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         server = self.server
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         with server.lock:
             server.times.append(time.monotonic())
         if server.hang:
             time.sleep(server.hang)
         if server.status:
-            self.say(server.status, {"code": 14, "message": "as the test wants"}, server.headers)
+            self.answer(server.status, {"code": 14, "message": "as the test wants"}, headers=server.headers)
             return
         try:
             request = self.read(body)
         except (Wrong, ValueError, OSError, UnicodeError) as error:
             with server.lock:
                 server.wrong.append(str(error))
-            self.say(400, {"code": 3, "message": str(error)})
+            self.answer(400, {"code": 3, "message": str(error)})
             return
         with server.lock:
             status, answer = server.take(request)
@@ -236,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
         if cut:
             self.close_connection = True
         else:
-            self.say(status, answer)
+            self.answer(status, answer)
 
 
 @pytest.fixture
