@@ -39,9 +39,9 @@ def stored_ids(one):
 
 
 def wait_uploaded(one, server, timeout=30, but=()):
-    """Everything that is in the store is at the server, as it is in the store."""
+    """Everything that is in the store is at the server, as it is in the store: at least that the agent has begun."""
     wait_until(
-        lambda: set(server.documents) >= set(stored_ids(one)) - set(but),
+        lambda: (stored := set(stored_ids(one))) and set(server.documents) >= stored - set(but),
         timeout,
         lambda: f"{len(stored_ids(one))} records at the server, which has {len(server.documents)}; {one.status()['targets']}",
     )
