@@ -140,9 +140,18 @@ class Cluster:
             return json.load(answer)
 
     def search(self, index="huatuo*", **body):
-        """Of indices that are not there, nothing is found."""
+        """Of indices that are not there, nothing is found. One that was made a moment ago is waited for: its
+        shard is not there at once, and until then the server answers with 503, or leaves it out."""
         self.ask("POST", f"/{index}/_refresh?ignore_unavailable=true")
-        return self.ask("POST", f"/{index}/_search?ignore_unavailable=true", {"size": 10000, "track_total_hits": True, **body})["hits"]
+        path = f"/{index}/_search?ignore_unavailable=true&allow_partial_search_results=false"
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self.ask("POST", path, {"size": 10000, "track_total_hits": True, **body})["hits"]
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
 
 
 class Guard(ThreadingHTTPServer):

@@ -255,8 +255,8 @@ def test_ongoing(agent):
         (over,) = one.wait_records(closes(record), event="softirq")
         data = over["tracer_data"]
         assert data["ended"] is True and data["repeat"]["count"] == 0, data
-        # To a tick at each end, and what a busy host gives late.
-        assert burnt.ms[0] - 6 * TICK_MS - 1 <= data["duration_ms"] <= burnt.ms[0] + burnt.stolen_ms + SLACK_MS + 2 * TICK_MS, data
+        # To some ticks at each end, and what the hypervisor takes: it may be in it, or not.
+        assert abs(burnt.ms[0] - data["duration_ms"]) <= burnt.stolen_ms + SLACK_MS + 6 * TICK_MS, data
 
 
 def test_shorter_ones_are_not_recorded(agent):
