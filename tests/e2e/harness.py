@@ -34,6 +34,11 @@ def patience(seconds):
 
 
 TEST_LIMIT_S = patience(180)
+# These are given a second attempt, with nothing else running, if no more than that many of a run failed: on a
+# shared machine one of a thousand is not given its time. What passes only then is said, and counted.
+SECOND_ATTEMPTS = 5
+# No machine is too slow for these.
+NO_SECOND_ATTEMPT = re.compile(r"the accounts don't balance|Sanitizer|: runtime error: |INTERNALERROR")
 READY_TIMEOUT_S = 30  # sanitizers are slow
 STOP_TIMEOUT_S = 30
 TRACEFS = "/sys/kernel/tracing"
@@ -46,7 +51,28 @@ SANITIZER_OPTIONS = {
 }
 
 
+class Failed:
+    """Leaves in a file the names of those that are to have a second attempt, one a line."""
+
+    def __init__(self, path):
+        self.path, self.names, self.final = Path(path), {}, set()
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            # xdist adds the group to the name.
+            name = re.sub(r"@[^\]]*$", "", report.nodeid)
+            self.names[name] = True
+            if NO_SECOND_ATTEMPT.search(report.longreprtext):
+                self.final.add(name)
+
+    def pytest_sessionfinish(self):
+        few = len(self.names) <= SECOND_ATTEMPTS
+        self.path.write_text("".join(f"{name}\n" for name in self.names if few and name not in self.final))
+
+
 def pytest_configure(config):
+    if config.getoption("failed") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Failed(config.getoption("failed")))
     config.addinivalue_line("markers", "alone(why): no other test runs meanwhile")
     config.addinivalue_line("markers", "long: begins before the others, which run beside it")
     config.addinivalue_line("markers", "host_only(why): makes no sense in an emulated machine (./dev test vm)")
@@ -55,6 +81,7 @@ def pytest_configure(config):
 
 def pytest_addoption(parser):
     parser.addoption("--matrix", action="store_true", help="only what is marked to be run on every kernel")
+    parser.addoption("--failed", metavar="FILE", help="leaves there what is to have a second attempt, a test a line")
 
 
 def of_the_matrix(item):

@@ -132,17 +132,28 @@ class Column:
         yield from self.tests()
 
     def tests(self):
-        """The same of pytest's."""
-        if not self.read("tests.xml"):
+        """The same of pytest's. What passes at its second attempt has passed."""
+        again = self.second_attempts()
+        for where, name, outcome, text in self.tests_of("tests.xml"):
+            yield where, name, "passed" if (where, name) in again else outcome, text
+
+    def second_attempts(self):
+        """{(where, name)} of those that have passed only then."""
+        outcomes = {}
+        for where, name, outcome, _ in self.tests_of("tests-again.xml"):
+            outcomes.setdefault((where, name), set()).add(outcome)
+        return {key for key, found in outcomes.items() if found == {"passed"}}
+
+    def tests_of(self, file):
+        if not self.read(file):
             return
-        for case in ElementTree.parse(self.folder / "tests.xml").iter("testcase"):
+        for case in ElementTree.parse(self.folder / file).iter("testcase"):
             bad = case.find("failure") if case.find("failure") is not None else case.find("error")
             skipped = case.find("skipped")
             outcome = "failed" if bad is not None else "passed" if skipped is None else "skipped"
             told = bad if bad is not None else skipped
             text = "" if told is None else "\n".join(filter(None, (told.get("message"), told.text)))
             yield case.get("classname"), case.get("name"), outcome, text
-
 
     def seconds_of(self, where):
         """How long those tests have taken, with what was made ready for them."""
@@ -201,9 +212,11 @@ def run_guest(name, results, build, choice):
     column.seconds, column.over = time.monotonic() - began, True
     counts = column.counts("")
     say(f"vm: {name}: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped in {column.seconds:.0f} s")
+    again = column.second_attempts()
     for where, case, outcome, message in column.cases():
-        if outcome == "failed":
-            say(f"vm: {name}: FAILED {where} {case}: {first_line(message)}")
+        if outcome == "failed" or (where, case) in again:
+            said = "FAILED" if outcome == "failed" else "passed at the second attempt:"
+            say(f"vm: {name}: {said} {where} {case}: {first_line(message)}")
     return column
 
 
@@ -246,7 +259,9 @@ def cell_of_tests(column, where):
         return f"🟥 **FAIL** {counts['failed']} of {counts['passed'] + counts['failed']} in {seconds:.0f} s"
     if not counts["passed"]:
         return "🟥 **FAIL** none" if GUESTS[column.name].whole and where.startswith("src") else "–"
-    return f"{counts['passed']} in {seconds:.0f} s" + (f", {counts['skipped']} left out" if counts["skipped"] else "")
+    again = sum(bool(re.match(where, place)) for place, _ in column.second_attempts())
+    notes = [f", {counts['skipped']} left out"] * bool(counts["skipped"]) + [f", {again} at the second attempt"] * bool(again)
+    return f"{counts['passed']} in {seconds:.0f} s{''.join(notes)}"
 
 
 def cell(column, text):
