@@ -13,6 +13,7 @@
 struct kernel;
 struct symbols;
 struct btf; /* of libbpf */
+struct hook_source;
 
 /** One way to get at the same fact; the first that loads and attaches is used. */
 struct hook_way {
@@ -20,6 +21,12 @@ struct hook_way {
     const char *const *programs; /* names of its BPF programs, ends with NULL; may be none */
     /** NULL, or why a kernel of this BTF cannot have it: what loading would not show. Optional. */
     const char *(*check)(const struct btf *kernel);
+    /** NULL, or a symbol of data without whose address (struct wire_symbol) it is of no use. */
+    const char *symbol;
+    /** NULL: an ordinary way. Its first program is attached nowhere: it takes what the source has
+     * found (SEC("?raw_tp"), event_found() in bpf/event.bpf.h); its others are the source's to
+     * attach. Linux 5.10, as for struct hook.tends. */
+    const struct hook_source *source;
 };
 
 #define HOOK_WAYS_MAX 6
@@ -54,7 +61,8 @@ struct hook_source {
      * `note` may be given a sentence about what is attached, for `huatuo status`. */
     int (*open)(const struct source_host *h, const char *way, char *note, size_t note_size,
                 void **ret);
-    int (*fd)(const void *state); /* to wait for; -1: none. NULL: there never is one */
+    /** To wait for; -1: none. NULL: there never is one. At most one of a kind's sources has one. */
+    int (*fd)(const void *state);
     /** The first time: from now on its events are recorded. */
     void (*run)(void *state, const struct source_host *h);
     void (*close)(void *state); /* NULL is fine */
@@ -89,10 +97,6 @@ struct hook {
      * collect.run), and makes no events either: it is on such an event of every CPU, which is off
      * until then and costs nothing. NULL: an ordinary hook. Optional. */
     const struct hook_perf *perf;
-    /** NULL: an ordinary hook. A way's first program is attached nowhere: it takes what the source
-     * has found (SEC("?raw_tp"), event_found() in bpf/event.bpf.h); its others are the source's to
-     * attach. At most one of a kind's hooks. Linux 5.10, as for `tends`. */
-    const struct hook_source *source;
     struct hook_way ways[HOOK_WAYS_MAX]; /* ends with a row whose name is NULL, if shorter */
 };
 

@@ -235,8 +235,7 @@ static void unload(struct kind *kind)
     kind->common = NULL;
     kind->tended = NULL;
     kind->tender = NULL;
-    kind->taker = NULL;
-    kind->source = NULL;
+    memset(kind->sources, 0, sizeof(kind->sources));
     free(kind->found);
     kind->found = NULL;
     bpf_object__close(kind->object);
@@ -344,6 +343,7 @@ static int attach_program(struct kind *kind, unsigned h, struct bpf_program *pro
 struct host {
     struct source_host host;
     const struct kind *kind;
+    const struct bpf_program *taker;
 };
 
 static int host_map(const struct source_host *h, const char *name)
@@ -362,7 +362,8 @@ static int host_program(const struct source_host *h, const char *name)
 static void host_emit(const struct source_host *h, const struct wire_key *key, unsigned rule,
                       const void *raw, size_t size)
 {
-    const struct kind *kind = ((const struct host *)h)->kind;
+    const struct host *host = (const struct host *)h;
+    const struct kind *kind = host->kind;
     struct wire_found *found = kind->found;
     int r;
 
@@ -374,28 +375,27 @@ static void host_emit(const struct source_host *h, const struct wire_key *key, u
     memset((char *)(found + 1) + size, 0, kind->event->wire_size - size);
     r = bpf_map_update_elem(kind_map_fd(kind, "found"), &(uint32_t){0}, found, BPF_ANY);
     if (r == 0)
-        r = run_program(kind->taker, 0, false);
+        r = run_program(host->taker, 0, false);
     if (r < 0)
         log_error("an event of %s that was found could not be handed to the kernel's part: %s; it "
                   "is lost, and not counted",
                   kind->event->name, strerror(-r));
 }
 
-static struct host host_of(const struct kind *kind, const void *options)
+static struct host host_of(const struct kind *kind, unsigned h, const void *options)
 {
     return (struct host){
         .host = {.options = options, .map = host_map, .program = host_program, .emit = host_emit},
         .kind = kind,
+        .taker = kind->sources[h].taker,
     };
 }
 
 /** Whether the source of the one before can go on for this one. */
-static bool same_source(const struct kind *before, const struct kind *now)
+static bool same_source(const struct kind *before, const struct kind *now, unsigned h)
 {
-    for (unsigned h = 0; before && before->source_state && h < now->n_hooks; h++)
-        if (now->event->hooks[h].source)
-            return before->hooks[h].chosen == now->hooks[h].chosen;
-    return false;
+    return before && before->sources[h].state && now->sources[h].source &&
+           before->hooks[h].chosen == now->hooks[h].chosen;
 }
 
 /** It is not run yet: nobody watches. */
@@ -403,30 +403,33 @@ static int open_source(struct kind *kind, unsigned h, const void *options)
 {
     int chosen = kind->hooks[h].chosen;
     const struct hook_way *way = &kind->event->hooks[h].ways[chosen];
-    struct host host = host_of(kind, options);
+    struct kind_source *s = &kind->sources[h];
     struct bpf_map *map = bpf_object__find_map_by_name(kind->object, "found");
+    size_t size = sizeof(struct wire_found) + kind->event->wire_size;
+    struct host host;
 
-    kind->taker = bpf_object__find_program_by_name(kind->object, way->programs[0]);
-    if (!map || !kind->taker)
+    s->taker = bpf_object__find_program_by_name(kind->object, way->programs[0]);
+    if (!map || !s->taker)
         return -ENOENT;
-    kind->found_size = bpf_map__value_size(map);
-    if (kind->found_size != sizeof(struct wire_found) + kind->event->wire_size)
+    if (bpf_map__value_size(map) != size)
         return -EINVAL;
-    kind->found = calloc(1, kind->found_size);
+    if (!kind->found)
+        kind->found = calloc(1, size);
     if (!kind->found)
         return -ENOMEM;
-    kind->source = kind->event->hooks[h].source;
-    if (same_source(kind->before, kind))
+    s->source = way->source;
+    if (same_source(kind->before, kind, h))
         return 0;
-    return kind->source->open(&host.host, way->name, kind->hooks[h].ways[chosen].reason,
-                              sizeof(kind->hooks[h].ways[chosen].reason), &kind->source_state);
+    host = host_of(kind, h, options);
+    return s->source->open(&host.host, way->name, kind->hooks[h].ways[chosen].reason,
+                           sizeof(kind->hooks[h].ways[chosen].reason), &s->state);
 }
 
 static int attach_way(struct kind *kind, unsigned h, const struct event_options *options)
 {
     const struct hook_way *way = &kind->event->hooks[h].ways[kind->hooks[h].chosen];
 
-    if (kind->event->hooks[h].source)
+    if (way->source)
         return open_source(kind, h, options);
     for (const char *const *name = way->programs; *name; name++) {
         struct bpf_program *program = bpf_object__find_program_by_name(kind->object, *name);
@@ -486,9 +489,17 @@ static int try_alone(const struct kind *kind, const struct event_options *option
 static const char *check_way(const struct event *event, unsigned h, int way)
 {
     const struct hook_way *w = &event->hooks[h].ways[way];
+    struct wire_symbol symbol = {};
     const char *why = NULL;
     struct btf *btf;
 
+    if (w->symbol) {
+        snprintf(symbol.name, sizeof(symbol.name), "%s", w->symbol);
+        find_symbol(&symbol);
+        if (!symbol.address)
+            return "the kernel does not show where its data is (kernel.kptr_restrict, or "
+                   "CONFIG_KALLSYMS_ALL is not set)";
+    }
     if (!w->check)
         return NULL;
     btf = btf__load_vmlinux_btf();
@@ -665,14 +676,18 @@ static void set(__u32 *where, __u32 value)
     __atomic_store_n(where, value, __ATOMIC_SEQ_CST);
 }
 
-/** From now on the source, with all that it knows and has not read yet, works for `now`, if that
+/** From now on a source, with all that it knows and has not read yet, works for `now`, if that
  * finds its events the same way. */
-static void hand_over_source(struct kind *before, struct kind *now)
+static void hand_over_sources(struct kind *before, struct kind *now)
 {
-    if (now->source_state || !now->taker || !same_source(before, now))
-        return;
-    now->source_state = TAKE_PTR(before->source_state);
-    now->source_ns = before->source_ns;
+    for (unsigned h = 0; h < now->n_hooks; h++) {
+        struct kind_source *from = &before->sources[h], *to = &now->sources[h];
+
+        if (to->state || !same_source(before, now, h))
+            continue;
+        to->state = TAKE_PTR(from->state);
+        to->next_ns = from->next_ns;
+    }
 }
 
 void kind_exchange(struct kind *before, struct kind *now)
@@ -695,7 +710,7 @@ void kind_exchange(struct kind *before, struct kind *now)
         kind_let_pass(); /* from here on all are the new one's */
         set(&now->common->exchanging, 0);
     }
-    hand_over_source(before, now); /* nobody has run it meanwhile */
+    hand_over_sources(before, now); /* nobody has run them meanwhile */
     kind_detach(before);
     kind_let_pass();
     kind_tend(before, true);
@@ -703,9 +718,13 @@ void kind_exchange(struct kind *before, struct kind *now)
 
 void kind_detach(struct kind *kind)
 {
-    if (kind->source_state)
-        kind->source->close(kind->source_state);
-    kind->source_state = NULL;
+    for (unsigned h = 0; h < KIND_HOOKS_MAX; h++) {
+        struct kind_source *s = &kind->sources[h];
+
+        if (s->state)
+            s->source->close(s->state);
+        s->state = NULL;
+    }
     kind->iterator = kind->polled = NULL;
     if (kind->holds)
         close(kind->held);
@@ -746,32 +765,56 @@ void kind_tend(struct kind *kind, bool last)
         run_program(tender, keys[i], last);
 }
 
-static bool source_runs(const struct kind *kind)
+static bool source_runs(const struct kind *kind, unsigned h)
 {
-    return kind->source_state && __atomic_load_n(&kind->common->watching, __ATOMIC_SEQ_CST);
+    return kind->sources[h].state && __atomic_load_n(&kind->common->watching, __ATOMIC_SEQ_CST);
+}
+
+static int source_fd(const struct kind *kind, unsigned h)
+{
+    const struct kind_source *s = &kind->sources[h];
+
+    return source_runs(kind, h) && s->source->fd ? s->source->fd(s->state) : -1;
 }
 
 int kind_source_fd(const struct kind *kind)
 {
-    return source_runs(kind) && kind->source->fd ? kind->source->fd(kind->source_state) : -1;
+    int fd = -1;
+
+    for (unsigned h = 0; fd < 0 && h < kind->n_hooks; h++)
+        fd = source_fd(kind, h);
+    return fd;
 }
 
 uint64_t kind_source_due(const struct kind *kind)
 {
-    return source_runs(kind) ? kind->source_ns : UINT64_MAX;
+    uint64_t due_ns = UINT64_MAX;
+
+    for (unsigned h = 0; h < kind->n_hooks; h++)
+        if (source_runs(kind, h))
+            due_ns = MIN(due_ns, kind->sources[h].next_ns);
+    return due_ns;
 }
 
-void kind_source_run(struct kind *kind, const struct event_options *options)
+static void run_source(struct kind *kind, unsigned h, const struct event_options *options,
+                       bool readable)
 {
-    struct host host = host_of(kind, options);
-    uint64_t period_ns, now_ns = clock_now_ns(CLOCK_MONOTONIC);
+    struct kind_source *s = &kind->sources[h];
+    uint64_t now_ns = clock_now_ns(CLOCK_MONOTONIC);
+    struct host host = host_of(kind, h, options);
 
-    if (!source_runs(kind))
+    if (now_ns >= s->next_ns)
+        s->next_ns = s->source->period_ns ? now_ns + s->source->period_ns : UINT64_MAX;
+    else if (!readable || source_fd(kind, h) < 0)
         return;
-    period_ns = kind->source->period_ns;
-    if (now_ns >= kind->source_ns)
-        kind->source_ns = period_ns ? now_ns + period_ns : UINT64_MAX;
-    kind->source->run(kind->source_state, &host.host);
+    s->source->run(s->state, &host.host);
+}
+
+void kind_source_run(struct kind *kind, const struct event_options *options, bool readable)
+{
+    for (unsigned h = 0; h < kind->n_hooks; h++)
+        if (source_runs(kind, h))
+            run_source(kind, h, options, readable);
 }
 
 int kind_map_fd(const struct kind *kind, const char *name)

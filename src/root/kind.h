@@ -20,6 +20,14 @@ struct kind_hook {
     } ways[HOOK_WAYS_MAX];
 };
 
+/** What finds the events of a hook, if the way in use has a source. */
+struct kind_source {
+    const struct hook_source *source; /* NULL: none */
+    const struct bpf_program *taker;  /* takes what it has found */
+    void *state;                      /* owned; NULL: it is that of the one before, for now */
+    uint64_t next_ns;                 /* when it is to run next; CLOCK_MONOTONIC */
+};
+
 struct kind {
     const struct event *event;
     struct bpf_object *object; /* owned; NULL: nothing of it could be loaded */
@@ -31,13 +39,9 @@ struct kind {
     const struct bpf_link *polled;    /* likewise: the hook that is polled */
     const char *tended;               /* the map that a hook tends; NULL: none */
     const struct bpf_program *tender; /* its program */
-    const struct bpf_program *taker;  /* takes what a hook's source has found; NULL: none */
-    const struct hook_source *source; /* likewise */
-    void *source_state;               /* owned; NULL: it is that of the one before, for now */
-    uint64_t source_ns;               /* when it is to run next; CLOCK_MONOTONIC */
-    void *found;                      /* owned: one value of the map `found` */
-    size_t found_size;
-    bool holds; /* `held` is open: what event.hold() has opened */
+    struct kind_source sources[KIND_HOOKS_MAX]; /* of the hook of the same index */
+    void *found;                                /* owned: one value of the map `found` */
+    bool holds;                                 /* `held` is open: what event.hold() has opened */
     int held;
     int *perf[KIND_HOOKS_MAX]; /* owned: of a hook with `perf`, an event a CPU; -1: none */
     struct kind_hook hooks[KIND_HOOKS_MAX];
@@ -92,11 +96,12 @@ void kind_tend(struct kind *kind, bool last);
 /** Lets the hook that is polled, if there is one, look at everything; returns when it has. */
 int kind_poll(const struct kind *kind);
 
-/** What a hook's source waits for while it is watched; -1: nothing. */
+/** What its sources wait for while it is watched; -1: nothing. */
 int kind_source_fd(const struct kind *kind);
-/** When it is to run in any case: CLOCK_MONOTONIC; UINT64_MAX: never. */
+/** When one of them is to run in any case: CLOCK_MONOTONIC; UINT64_MAX: never. */
 uint64_t kind_source_due(const struct kind *kind);
-void kind_source_run(struct kind *kind, const struct event_options *options);
+/** Runs those whose time has come. `readable`: and the one that has the descriptor. */
+void kind_source_run(struct kind *kind, const struct event_options *options, bool readable);
 
 int kind_map_fd(const struct kind *kind, const char *name); /* -ENOENT */
 

@@ -372,7 +372,7 @@ static void run_sources(struct root *root, const struct pollfd polled[KINDS_MAX]
 
     for (size_t i = 0; i < n_events && i < KINDS_MAX; i++)
         if (polled[i].revents || now >= kind_source_due(&root->kinds[i]))
-            kind_source_run(&root->kinds[i], kind_options(root->config, i));
+            kind_source_run(&root->kinds[i], kind_options(root->config, i), polled[i].revents);
 }
 
 /* ------------------------------------------------------------------ reading the configuration

@@ -36,11 +36,14 @@ static const struct hook hooks[] = {
     {
         .name = "bonds",
         .watches = "what is negotiated for bonds in mode 802.3ad",
-        .source = &lacp_source,
         .ways =
             {
-                {.name = LACP_WAY_NETLINK, .programs = (const char *const[]){"take_found", NULL}},
-                {.name = LACP_WAY_PROC, .programs = (const char *const[]){"take_found", NULL}},
+                {.name = LACP_WAY_NETLINK,
+                 .programs = (const char *const[]){"take_found", NULL},
+                 .source = &lacp_source},
+                {.name = LACP_WAY_PROC,
+                 .programs = (const char *const[]){"take_found", NULL},
+                 .source = &lacp_source},
             },
     },
     {},

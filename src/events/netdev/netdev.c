@@ -57,12 +57,14 @@ static const struct hook hooks[] = {
     {
         .name = "links",
         .watches = "network interfaces that change, come or go",
-        .source = &netdev_source,
         .ways =
             {
                 {.name = NETDEV_WAY_FILTER,
-                 .programs = (const char *const[]){"take_found", "hear_link", NULL}},
-                {.name = NETDEV_WAY_PLAIN, .programs = (const char *const[]){"take_found", NULL}},
+                 .programs = (const char *const[]){"take_found", "hear_link", NULL},
+                 .source = &netdev_source},
+                {.name = NETDEV_WAY_PLAIN,
+                 .programs = (const char *const[]){"take_found", NULL},
+                 .source = &netdev_source},
             },
     },
     {},
