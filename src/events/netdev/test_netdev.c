@@ -17,10 +17,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/ask.h"
 #include "core/clock.h"
 #include "core/event.h"
 #include "core/test_record.h"
-#include "events/netdev/ask.h"
 #include "events/netdev/link.h"
 #include "events/netdev/netdev.h"
 #include "events/netdev/watch.h"

@@ -13,9 +13,9 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
+#include "core/ask.h"
 #include "core/clock.h"
 #include "core/log.h"
-#include "events/netdev/ask.h"
 #include "events/netdev/link.h"
 
 #define LINKS_MAX 65536

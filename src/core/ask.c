@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#include "events/netdev/ask.h"
+#include "core/ask.h"
 
 #include <poll.h>
 #include <signal.h>
