@@ -21,8 +21,8 @@
 
 /* What is kept of the kernel's thousands of enums, besides all that end in _drop_reason. */
 static const char *const kept_enums[] = {
-    SUBSYSTEMS,
-    "oom_constraint",
+    SUBSYSTEMS, "oom_constraint",
+    "LINUX_MIB_NUM", /* what the kernel counts in TcpExt, include/uapi/linux/snmp.h */
 };
 
 struct value {
@@ -92,6 +92,12 @@ static struct value value_at(const struct btf *btf, const struct btf_type *type,
     return v;
 }
 
+/* Offset of its name. */
+static uint32_t first_value(const struct btf_type *type)
+{
+    return btf_is_enum64(type) ? btf_enum64(type)->name_off : btf_enum(type)->name_off;
+}
+
 /* What it has filled when it fails is table_done()'s. */
 static int table_read(const struct btf *btf, const struct btf_type *type, const char *name,
                       struct table *t)
@@ -115,10 +121,13 @@ static int add_enums(struct enums *e, const struct btf *btf, unsigned first_id)
 {
     for (unsigned id = first_id; id < btf__type_cnt(btf) && e->n < TABLES_MAX; id++) {
         const struct btf_type *type = btf__type_by_id(btf, id);
-        const char *name = btf__name_by_offset(btf, type->name_off);
+        const char *name;
         int r;
 
-        if (!btf_is_any_enum(type) || btf_vlen(type) == 0 || !name || !is_kept(name))
+        if (!btf_is_any_enum(type) || btf_vlen(type) == 0)
+            continue;
+        name = btf__name_by_offset(btf, type->name_off ? type->name_off : first_value(type));
+        if (!name || !is_kept(name))
             continue;
         r = table_read(btf, type, name, &e->tables[e->n]);
         if (r < 0) {

@@ -14,7 +14,8 @@ DEFINE_CLEANUP(struct enums *, enums_free)
 
 /* All of these take NULL for enums of which nothing is known. */
 
-/** NULL: unknown. `enum_name` such as "skb_drop_reason"; the name is as in the kernel's source. */
+/** NULL: unknown. `enum_name` such as "skb_drop_reason"; the name is as in the kernel's source. An
+ * enum without a name goes by that of its first value. */
 const char *enums_name(struct enums *e, const char *enum_name, int64_t value);
 /** -ENOENT: unknown. */
 int enums_value(struct enums *e, const char *enum_name, const char *value_name, int64_t *ret);

@@ -77,11 +77,14 @@ static struct btf *kernel_btf(void)
     };
     static const struct pair constraints[] = {{"CONSTRAINT_NONE", -3}, {"CONSTRAINT_MEMCG", 9}};
     static const struct pair other[] = {{"OTHER_ONE", 1}};
+    static const struct pair mib[] = {{"LINUX_MIB_NUM", 0}, {"LINUX_MIB_LISTENDROPS", 21}};
     struct btf *btf = btf__new_empty();
 
     assert_non_null(btf);
     assert_true(btf__add_int(btf, "int", 4, BTF_INT_SIGNED) > 0);
     add_enum(btf, "not_kept", other, 1);
+    add_enum(btf, NULL, other, 1);
+    add_enum(btf, NULL, mib, ARRAY_SIZE(mib));
     add_enum(btf, "skb_drop_reason", reasons, ARRAY_SIZE(reasons));
     add_enum(btf, "skb_drop_reason_subsys", subsystems, ARRAY_SIZE(subsystems));
     add_enum(btf, "qdisc_drop_reason", qdisc, ARRAY_SIZE(qdisc));
@@ -147,6 +150,10 @@ static void test_plain(void **state)
     assert_int_equal(value, 4711);
     assert_int_equal(enums_value(e, "skb_drop_reason", "SKB_DROP_REASON_NO_SOCKET", &value), 0);
     assert_int_equal(value, 777);
+    /* One without a name goes by its first value's. */
+    assert_int_equal(enums_value(e, "LINUX_MIB_NUM", "LINUX_MIB_LISTENDROPS", &value), 0);
+    assert_int_equal(value, 21);
+    assert_int_equal(enums_value(e, "OTHER_ONE", "OTHER_ONE", &value), -ENOENT);
     assert_int_equal(enums_value(e, "oom_constraint", "CONSTRAINT_NONE", &value), 0);
     assert_int_equal(value, -3);
 }
