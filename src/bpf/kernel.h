@@ -92,8 +92,23 @@ struct ns_common {
     unsigned int inum;
 };
 
+struct linux_mib {
+    unsigned long mibs[1]; /* by LINUX_MIB_*; as many as there are */
+};
+
+struct netns_mib {
+    struct linux_mib *net_statistics; /* of each CPU */
+};
+
+struct netns_ipv4 {
+    __u8 sysctl_tcp_syncookies; /* an int before 5.13 */
+    int sysctl_max_syn_backlog;
+};
+
 struct net {
     struct ns_common ns;
+    struct netns_mib mib;
+    struct netns_ipv4 ipv4;
 };
 
 typedef struct {
@@ -199,6 +214,7 @@ struct sock {
     struct sk_buff_head sk_receive_queue;
     struct socket *sk_socket;
     kuid_t sk_uid;
+    __u32 sk_ack_backlog; /* of a listener: connections that wait for accept() */
     __u32 sk_max_ack_backlog;
     __u16 sk_protocol; /* a bit field before 5.6 */
     struct sock_cgroup_data sk_cgrp_data;

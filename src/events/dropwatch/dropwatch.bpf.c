@@ -1,12 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 
-/** Packets that the network stack drops: kfree_skb, as opposed to consume_skb. */
+/** Packets that the network stack drops, and those that a listener has no room for. */
 
 #include "events/dropwatch/dropwatch.h"
 #include "bpf/event.bpf.h"
 #include "bpf/packet.bpf.h"
 
+#include <linux/ptrace.h>
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct request_sock_queue {
+    atomic_t qlen; /* SYNs that have been answered and wait for the final ACK */
+};
+
+struct inet_connection_sock {
+    struct request_sock_queue icsk_accept_queue;
+};
+
+#pragma clang attribute pop
 
 volatile struct dropwatch_settings settings SEC(".data.settings") = {};
 
@@ -106,7 +120,16 @@ static __always_inline bool received_before(const struct packet *p)
     return next && (__s32)(p->seq + p->payload_len + (p->tcp_flags & 1) - *next) <= 0;
 }
 
-static __always_inline int filter_rule(void *ctx, const struct packet *p, __u64 place, __u32 reason)
+/** What is known of a loss besides the packet. */
+struct loss {
+    __u64 place;
+    __u32 reason;
+    enum dropwatch_type type;
+    enum dropwatch_counter counter;
+    struct sock *listener; /* unless it is a common one */
+};
+
+static __always_inline int filter_rule(void *ctx, const struct packet *p, const struct loss *l)
 {
     const __u64 *saddr = (const __u64 *)p->saddr, *daddr = (const __u64 *)p->daddr;
     const __u64 *device = (const __u64 *)p->device;
@@ -114,17 +137,17 @@ static __always_inline int filter_rule(void *ctx, const struct packet *p, __u64 
 
     if (!settings.n_rows)
         return -1;
-    facts[FACT_REASON_NETNS] = reason | (__u64)p->netns << 32;
+    facts[FACT_REASON_NETNS] = l->reason | (__u64)p->netns << 32;
     facts[FACT_BITS] = FACT_BITS_STATE(p->state & 15) |
                        (__u64)p->tcp_flags << FACT_BITS_FLAGS_SHIFT |
                        (p->payload_len ? FACT_BITS_PAYLOAD : FACT_BITS_NO_PAYLOAD) |
                        (p->iif ? FACT_BITS_RX : FACT_BITS_TX) |
                        (p->family == AF_INET6 ? FACT_BITS_IPV6 : FACT_BITS_IPV4) |
-                       (__u64)p->protocol << FACT_BITS_PROTOCOL_SHIFT;
+                       (__u64)p->protocol << FACT_BITS_PROTOCOL_SHIFT | FACT_BITS_TYPE(l->type & 7);
     if (settings.want_received && (p->state == 0 || p->state == TCP_CLOSE) &&
         p->protocol == PROTO_TCP && received_before(p))
         facts[FACT_BITS] |= FACT_BITS_RECEIVED;
-    facts[FACT_PLACES] = place_bit(place);
+    facts[FACT_PLACES] = l->place ? place_bit(l->place) : 0;
     facts[FACT_CALLERS] = facts[FACT_PLACES] & settings.ranges_with_caller ? caller_bits(ctx) : 0;
     facts[FACT_SADDR_HI] = saddr[0];
     facts[FACT_SADDR_LO] = saddr[1];
@@ -136,41 +159,58 @@ static __always_inline int filter_rule(void *ctx, const struct packet *p, __u64 
     return first_match(facts);
 }
 
-/** The same fact by whichever way it comes; `typed` pointers may be followed without a helper. */
-static __always_inline int on_drop(void *ctx, struct sk_buff *skb, bool typed, __u64 place,
-                                   __u32 reason, struct sock *rx_sk)
+/** Whoever knocks, it is the same listener that has no room. */
+static __always_inline void listener_key(struct wire_key *key, const struct packet *p,
+                                         const struct loss *l)
+{
+    struct sock *sk = l->listener;
+    __u8 address[16] = {};
+
+    if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6)
+        bpf_core_read(address, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+    else
+        packet_map_v4(address, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
+    key->what = l->type;
+    key->words[0] = 0; /* no place: this is the key of no common one */
+    key->words[1] = *(__u64 *)address;
+    key->words[2] = *(__u64 *)(address + 8);
+    key->words[3] = p->dport | (__u64)p->netns << 32;
+}
+
+/** One more, whichever way it was noticed. */
+static __always_inline int on_loss(void *ctx, struct sk_buff *skb, const struct packet *p,
+                                   const struct loss *l)
 {
     struct dropwatch_wire *e;
     struct wire_counters *c;
+    struct sock *listener = l->listener;
     struct wire_key key = {};
-    struct packet p = {};
     __u64 now, window_id;
     __u32 nth;
     int rule;
 
-    if (!event_watched() || !packet_is_ip(skb, typed))
-        return 0;
-    packet_read(&p, skb, typed, rx_sk);
-    if (!(settings.protocols[p.protocol >> 6] & 1ULL << (p.protocol & 63)))
-        return 0;
     c = event_counters();
     if (!c || !event_is_ours(skb))
         return 0;
     COUNT(c->seen);
 
-    if (!settings.keep_own && packet_is_own(&p)) {
+    if (!settings.keep_own && packet_is_own(p)) {
         event_filtered(c, common.own_rule);
         return 0;
     }
-    rule = filter_rule(ctx, &p, place, reason);
+    rule = filter_rule(ctx, p, l);
     if (rule >= 0) {
         event_filtered(c, rule);
         return 0;
     }
 
-    key.what = reason;
-    key.words[0] = place;
-    packet_key(&p, &key.words[1]);
+    if (l->type == DROPWATCH_COMMON) {
+        key.what = l->reason;
+        key.words[0] = l->place;
+        packet_key(p, &key.words[1]);
+    } else {
+        listener_key(&key, p, l);
+    }
     now = bpf_ktime_get_boot_ns();
     if (!event_window(c, &key, now, &window_id, &nth))
         return 0;
@@ -180,15 +220,286 @@ static __always_inline int on_drop(void *ctx, struct sk_buff *skb, bool typed, _
         event_lost(c, WIRE_LOST_RING_FULL);
         return 0;
     }
-    e->packet = p;
-    e->place = place;
-    e->reason = reason;
+    e->packet = *p;
+    e->place = l->place;
+    e->reason = l->reason;
     e->has_reason = bpf_core_field_exists(struct trace_event_raw_kfree_skb___reason, reason);
-    __builtin_memset(e->pad, 0, sizeof(e->pad));
+    e->type = l->type;
+    e->counter = l->counter;
+    e->count_only = 0;
+    e->ack_backlog = 0;
+    e->request_queue = 0;
+    if (listener) {
+        e->ack_backlog = BPF_CORE_READ(listener, sk_ack_backlog);
+        e->request_queue =
+            BPF_CORE_READ((struct inet_connection_sock *)listener, icsk_accept_queue.qlen.counter);
+    }
+    e->count = 1;
+    e->total = 0;
+    e->interval_ns = 0;
     event_head(ctx, &e->head, now, window_id, nth);
     COUNT(c->sent);
     bpf_ringbuf_submit(e, 0);
     return 0;
+}
+
+/* --- listeners. What the kernel has decided is what it has counted meanwhile: SYNs and final ACKs
+ * are dealt with in soft interrupts, one at a time on a CPU, and each CPU counts for itself. The
+ * queues themselves would not tell: other CPUs fill and empty them all the time, and kernels differ
+ * in what they call full. */
+
+/* Not a __ksym: see bpf/memory.bpf.h. */
+const volatile struct wire_symbol per_cpu_offset SEC(".rodata.symbols") = {
+    .name = "__per_cpu_offset",
+};
+
+struct listen_cpu {
+    __u64 sk, skb; /* what is being dealt with; 0: nothing */
+    __u64 before[DROPWATCH_COUNTERS];
+    __u64 asked;   /* the last packet for which there was to be a connection, and ... */
+    __u64 refused; /* ... whether there was no room for it */
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct listen_cpu);
+} cpus SEC(".maps");
+
+static __always_inline struct listen_cpu *listen_cpu(void)
+{
+    __u32 cpu = bpf_get_smp_processor_id();
+
+    return bpf_map_lookup_elem(&cpus, &cpu);
+}
+
+static __always_inline void read_counters(struct sock *sk, __u64 *ret)
+{
+    __u64 at = (__u64)BPF_CORE_READ(sk, __sk_common.skc_net.net, mib.net_statistics);
+    __u64 cpu = bpf_get_smp_processor_id(), offset = 0;
+
+    bpf_probe_read_kernel(&offset, sizeof(offset),
+                          (const void *)(per_cpu_offset.address + cpu * sizeof(offset)));
+    at += offset + bpf_core_field_offset(struct linux_mib, mibs);
+#pragma unroll
+    for (__u32 i = 1; i < DROPWATCH_COUNTERS; i++)
+        bpf_probe_read_kernel(&ret[i], sizeof(ret[i]),
+                              (const void *)(at + settings.counters[i] * sizeof(long)));
+}
+
+/* Also while nobody watches: of two objects that take over from each other, both know. */
+static __always_inline int on_enter(struct sock *sk, struct sk_buff *skb, bool syn)
+{
+    struct listen_cpu *here = listen_cpu();
+
+    if (!here)
+        return 0;
+    here->sk = (__u64)sk;
+    here->skb = (__u64)skb;
+    read_counters(sk, here->before);
+    if (!syn) {
+        here->asked = (__u64)skb;
+        here->refused = 0;
+    }
+    return 0;
+}
+
+/** Without cookies the last quarter of the host's limit is for peers that are known. */
+static __always_inline bool in_last_quarter(struct sock *sk, struct net *net)
+{
+    __s32 max = BPF_CORE_READ(net, ipv4.sysctl_max_syn_backlog);
+    __s32 len = BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_accept_queue.qlen.counter);
+
+    return max - len < max >> 2;
+}
+
+/** tcp_conn_request() in net/ipv4/tcp_input.c */
+static __always_inline void judge_syn(struct sock *sk, const __u64 *before, const __u64 *after,
+                                      struct loss *ret)
+{
+    struct net *net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
+    __u8 cookies = BPF_CORE_READ_BITFIELD_PROBED(&net->ipv4, sysctl_tcp_syncookies);
+
+    if (after[DROPWATCH_OVERFLOWS] != before[DROPWATCH_OVERFLOWS]) {
+        ret->type = DROPWATCH_HANDSHAKE1;
+        ret->counter = DROPWATCH_OVERFLOWS;
+    } else if (after[DROPWATCH_FULL_DROP] != before[DROPWATCH_FULL_DROP]) {
+        ret->type = DROPWATCH_SYN_FLOOD;
+        ret->counter = DROPWATCH_FULL_DROP;
+    } else if (after[DROPWATCH_FULL_COOKIES] != before[DROPWATCH_FULL_COOKIES]) {
+        /* 2: it sends them always, whatever the queue. */
+        ret->type = cookies == 2 ? DROPWATCH_COMMON : DROPWATCH_SYN_FLOOD;
+        ret->counter = DROPWATCH_FULL_COOKIES;
+    } else if (after[DROPWATCH_LISTEN_DROPS] != before[DROPWATCH_LISTEN_DROPS] && !cookies &&
+               in_last_quarter(sk, net)) {
+        ret->type = DROPWATCH_SYN_FLOOD;
+        ret->counter = DROPWATCH_LISTEN_DROPS;
+    }
+}
+
+static __always_inline int on_leave(void *ctx, bool syn)
+{
+    struct listen_cpu *here = listen_cpu();
+    __u64 after[DROPWATCH_COUNTERS] = {};
+    struct packet p = {};
+    struct loss l = {};
+    struct sk_buff *skb;
+    struct sock *sk;
+
+    if (!here || !here->sk)
+        return 0;
+    sk = (struct sock *)here->sk;
+    skb = (struct sk_buff *)here->skb;
+    here->sk = 0; /* tcp_v6_syn_recv_sock() calls the other one for IPv4: that has told it all */
+    read_counters(sk, after);
+    if (syn) {
+        judge_syn(sk, here->before, after, &l);
+    } else if (after[DROPWATCH_OVERFLOWS] != here->before[DROPWATCH_OVERFLOWS]) {
+        l.type = DROPWATCH_HANDSHAKE3;
+        l.counter = DROPWATCH_OVERFLOWS;
+        here->refused = 1;
+    }
+    if (l.type == DROPWATCH_COMMON || !event_watched())
+        return 0;
+    if (!(settings.protocols[0] & 1ULL << PROTO_TCP))
+        return 0;
+    l.listener = sk;
+    packet_read(&p, skb, false, sk);
+    return on_loss(ctx, skb, &p, &l);
+}
+
+/* How many of these there were in a network namespace, for the source, which counts others. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 4096);
+    __type(key, __u32); /* inode number */
+    __type(value, __u64);
+} refused_acks SEC(".maps");
+
+static __always_inline void count_refused_ack(__u32 netns)
+{
+    __u64 one = 1, *n = bpf_map_lookup_elem(&refused_acks, &netns);
+
+    if (n)
+        COUNT(*n);
+    else
+        bpf_map_update_elem(&refused_acks, &netns, &one, BPF_ANY);
+}
+
+/**
+ * An ACK that is refused is dropped, too: whoever has told it as the former says here that it is no
+ * other event. Where nobody could, the kernel's reason tells it (6.15+).
+ */
+static __always_inline bool is_refused_ack(struct sk_buff *skb, const struct packet *p,
+                                           struct sock *rx_sk, struct loss *l)
+{
+    struct listen_cpu *here = listen_cpu();
+
+    if (here && here->asked == (__u64)skb) {
+        bool told = here->refused;
+
+        here->asked = here->refused = 0;
+        return told;
+    }
+    if (settings.refused_reason && l->reason == settings.refused_reason && rx_sk &&
+        p->state == TCP_LISTEN) {
+        l->type = DROPWATCH_HANDSHAKE3;
+        l->listener = rx_sk;
+        count_refused_ack(p->netns);
+    }
+    return false;
+}
+
+SEC("?fentry/tcp_conn_request")
+int enter_request(__u64 *ctx)
+{
+    return on_enter((struct sock *)ctx[2], (struct sk_buff *)ctx[3], true);
+}
+
+SEC("?fexit/tcp_conn_request")
+int leave_request(__u64 *ctx)
+{
+    return on_leave(ctx, true);
+}
+
+SEC("?fentry/tcp_v4_syn_recv_sock")
+int enter_child_v4(__u64 *ctx)
+{
+    return on_enter((struct sock *)ctx[0], (struct sk_buff *)ctx[1], false);
+}
+
+SEC("?fexit/tcp_v4_syn_recv_sock")
+int leave_child_v4(__u64 *ctx)
+{
+    return on_leave(ctx, false);
+}
+
+SEC("?fentry/tcp_v6_syn_recv_sock")
+int enter_child_v6(__u64 *ctx)
+{
+    return on_enter((struct sock *)ctx[0], (struct sk_buff *)ctx[1], false);
+}
+
+SEC("?fexit/tcp_v6_syn_recv_sock")
+int leave_child_v6(__u64 *ctx)
+{
+    return on_leave(ctx, false);
+}
+
+SEC("?kprobe/tcp_conn_request")
+int BPF_KPROBE(probe_request, void *ops, void *af_ops, struct sock *sk, struct sk_buff *skb)
+{
+    return on_enter(sk, skb, true);
+}
+
+SEC("?kretprobe/tcp_conn_request")
+int return_request(struct pt_regs *ctx)
+{
+    return on_leave(ctx, true);
+}
+
+SEC("?kprobe/tcp_v4_syn_recv_sock")
+int BPF_KPROBE(probe_child_v4, struct sock *sk, struct sk_buff *skb)
+{
+    return on_enter(sk, skb, false);
+}
+
+SEC("?kretprobe/tcp_v4_syn_recv_sock")
+int return_child_v4(struct pt_regs *ctx)
+{
+    return on_leave(ctx, false);
+}
+
+SEC("?kprobe/tcp_v6_syn_recv_sock")
+int BPF_KPROBE(probe_child_v6, struct sock *sk, struct sk_buff *skb)
+{
+    return on_enter(sk, skb, false);
+}
+
+SEC("?kretprobe/tcp_v6_syn_recv_sock")
+int return_child_v6(struct pt_regs *ctx)
+{
+    return on_leave(ctx, false);
+}
+
+/* --- packets that are dropped */
+
+/** The same fact by whichever way it comes; `typed` pointers may be followed without a helper. */
+static __always_inline int on_drop(void *ctx, struct sk_buff *skb, bool typed, __u64 place,
+                                   __u32 reason, struct sock *rx_sk)
+{
+    struct loss l = {.place = place, .reason = reason};
+    struct packet p = {};
+
+    if (!event_watched() || !packet_is_ip(skb, typed))
+        return 0;
+    packet_read(&p, skb, typed, rx_sk);
+    if (!(settings.protocols[p.protocol >> 6] & 1ULL << (p.protocol & 63)))
+        return 0;
+    if (p.protocol == PROTO_TCP && is_refused_ack(skb, &p, rx_sk, &l))
+        return 0;
+    return on_loss(ctx, skb, &p, &l);
 }
 
 /* The arguments that later kernels added; reading one that is not there is refused at load. */
@@ -234,4 +545,35 @@ SEC("?raw_tp/inet_sock_set_state")
 int raw_set_state(__u64 *ctx)
 {
     return on_state((struct sock *)ctx[0], (int)ctx[1], (int)ctx[2]);
+}
+
+/* --- what the source has found */
+
+struct found {
+    struct wire_found found;
+    struct dropwatch_wire wire;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct found);
+} found SEC(".maps");
+
+SEC("?raw_tp")
+int take_found(void *ctx)
+{
+    __u32 zero = 0;
+    struct found *f = bpf_map_lookup_elem(&found, &zero);
+    struct loss l = {};
+    int rule;
+
+    if (!f || !(settings.protocols[0] & 1ULL << PROTO_TCP))
+        return 0;
+    l.type = f->wire.type;
+    rule = filter_rule(ctx, &f->wire.packet, &l);
+    if (rule > 0)
+        f->found.rule = rule;
+    return event_found(&f->found, &f->wire.head, sizeof(f->wire));
 }

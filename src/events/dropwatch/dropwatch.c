@@ -14,6 +14,7 @@
 
 #include "core/event.h"
 #include "dropwatch.skel.h"
+#include "events/dropwatch/listen.h"
 #include "events/dropwatch/rules.h"
 #include "kernel/kernel.h"
 
@@ -115,6 +116,21 @@ static const struct option dropwatch_option_table[] = {
     {},
 };
 
+static const char *const listen_fentry[] = {"enter_request",
+                                            "leave_request",
+                                            "enter_child_v4",
+                                            "leave_child_v4",
+                                            "enter_child_v6",
+                                            "leave_child_v6",
+                                            NULL};
+static const char *const listen_kprobe[] = {"probe_request",
+                                            "return_request",
+                                            "probe_child_v4",
+                                            "return_child_v4",
+                                            "probe_child_v6",
+                                            "return_child_v6",
+                                            NULL};
+
 static const struct hook hooks[] = {
     {
         .name = "kfree_skb",
@@ -139,6 +155,31 @@ static const struct hook hooks[] = {
                  .programs = (const char *const[]){"typed_set_state", NULL}},
                 {.name = "raw_tp/inet_sock_set_state",
                  .programs = (const char *const[]){"raw_set_state", NULL}},
+            },
+    },
+    {
+        .name = "listen",
+        .watches = "connections for which a listener has no room",
+        .optional = true,
+        .ways =
+            {
+                {
+                    .name = "fentry/tcp_conn_request",
+                    .programs = listen_fentry,
+                    .check = listen_check,
+                    .symbol = "__per_cpu_offset",
+                },
+                {
+                    .name = "kprobe/tcp_conn_request",
+                    .programs = listen_kprobe,
+                    .check = listen_check,
+                    .symbol = "__per_cpu_offset",
+                },
+                {
+                    .name = "sock_diag",
+                    .programs = (const char *const[]){"take_found", NULL},
+                    .source = &listen_source,
+                },
             },
     },
     {},
@@ -222,6 +263,7 @@ static int dropwatch_configure(const struct decode *d, void *settings, char *err
         return -ENOMEM;
     set_protocols(&o->protocols, fresh);
     fresh->keep_own = string_list_has(&o->noise_rules_off, "own");
+    listen_configure(d->kernel, fresh);
     r = compile_rules(d, fresh, error, error_size);
     if (memcmp(fresh, settings, sizeof(*fresh)) == 0)
         return r;
@@ -232,6 +274,8 @@ static int dropwatch_configure(const struct decode *d, void *settings, char *err
     memcpy((void *)live->protocols, fresh->protocols, sizeof(fresh->protocols));
     memcpy((void *)live->ranges, fresh->ranges, sizeof(fresh->ranges));
     memcpy((void *)live->rows, fresh->rows, sizeof(fresh->rows));
+    memcpy((void *)live->counters, fresh->counters, sizeof(fresh->counters));
+    live->refused_reason = fresh->refused_reason;
     live->ranges_with_caller = fresh->ranges_with_caller;
     live->n_ranges = fresh->n_ranges;
     live->keep_own = fresh->keep_own;
@@ -346,17 +390,21 @@ static int dropwatch_decode(const struct decode *d, const void *raw, struct reco
     char reason[64] = "";
     enum role role;
 
+    if (!listen_is_sane(e))
+        return -EBADMSG;
+    if (e->count_only)
+        return listen_record_count(d, e, r);
     if (n_stack > WIRE_STACK_MAX || (p->family != AF_INET && p->family != AF_INET6))
         return -EBADMSG;
     role = task_role(d, frames, n_stack, p->iif != 0);
     stack = symbols_stack_text(symbols, frames, n_stack);
-    place = symbols_place_text(symbols, e->place);
+    place = e->place ? symbols_place_text(symbols, e->place) : strdup(listen_place(e));
     if (!stack || !place)
         return -ENOMEM;
-    if (e->has_reason)
+    if (e->has_reason && e->reason)
         enums_drop_reason(d->kernel->enums, e->reason, reason, sizeof(reason));
 
-    record_str(r, "type", "common_drop", SIZE_MAX);
+    record_str(r, "type", listen_type_name(e->type), SIZE_MAX);
     record_str(r, "comm", e->head.comm, sizeof(e->head.comm));
     record_u64(r, "pid", e->head.pid);
     packet_record_addresses(r, p);
@@ -371,6 +419,8 @@ static int dropwatch_decode(const struct decode *d, const void *raw, struct reco
 
     record_str(r, "reason", reason, sizeof(reason));
     record_str(r, "place", place, SIZE_MAX);
+    if (e->type != DROPWATCH_COMMON)
+        listen_record(e, r);
     packet_record_context(r, p, d);
     if (p->socket_inode)
         record_owner(r, p->socket_inode);
@@ -380,7 +430,10 @@ static int dropwatch_decode(const struct decode *d, const void *raw, struct reco
     record_str(r, "process_role", role_names[role], SIZE_MAX);
     record_stack(r, "stack", stack);
 
-    write_summary(e, reason, place, role, r);
+    if (e->type != DROPWATCH_COMMON)
+        listen_summary(e, r);
+    else
+        write_summary(e, reason, place, role, r);
     if (role == ROLE_SENDER || role == ROLE_READER)
         record_task(r, &e->head);
     return 0;

@@ -6,14 +6,40 @@
 
 #include "core/packet.h"
 
+enum dropwatch_type {
+    DROPWATCH_COMMON,
+    DROPWATCH_SYN_FLOOD,  /* a listener's queue of requests is full */
+    DROPWATCH_HANDSHAKE1, /* a SYN is refused, as the queue of those that wait for accept() is */
+    DROPWATCH_HANDSHAKE3, /* likewise the ACK that completes the handshake */
+    DROPWATCH_TYPES,
+};
+
+/** By which of its counters (LINUX_MIB_*, TcpExt in nstat) the kernel says what it has done. */
+enum dropwatch_counter {
+    DROPWATCH_NO_COUNTER,
+    DROPWATCH_OVERFLOWS,    /* ListenOverflows */
+    DROPWATCH_FULL_DROP,    /* TCPReqQFullDrop */
+    DROPWATCH_FULL_COOKIES, /* TCPReqQFullDoCookies */
+    DROPWATCH_LISTEN_DROPS, /* ListenDrops */
+    DROPWATCH_COUNTERS,
+};
+
 struct dropwatch_wire {
     struct wire_head head;
     struct packet packet;
-    __u64 place;     /* address behind the call that dropped it */
-    __u32 reason;    /* enum skb_drop_reason of the running kernel */
-    __u8 has_reason; /* 0: this kernel does not say why (before 5.17) */
-    __u8 pad[3];
+    __u64 place;         /* address behind the call that dropped it */
+    __u32 reason;        /* enum skb_drop_reason of the running kernel */
+    __u8 has_reason;     /* 0: this kernel does not say why (before 5.17) */
+    __u8 type;           /* enum dropwatch_type */
+    __u8 counter;        /* enum dropwatch_counter */
+    __u8 count_only;     /* no packet was seen, only that `count` of them were counted */
+    __u32 ack_backlog;   /* of the listener: connections that wait for accept() */
+    __u32 request_queue; /* likewise: SYNs that wait for the final ACK */
+    __u64 count, total;  /* since the last look; since the watching began */
+    __u64 interval_ns;   /* since the last look */
 };
+WIRE_ASSERT(sizeof(struct dropwatch_wire) == sizeof(struct wire_head) + sizeof(struct packet) + 48,
+            "dropwatch_wire has holes");
 
 /**
  * A filter rule is a row of masked words: it matches when for every word
@@ -46,6 +72,8 @@ enum dropwatch_fact {
 #define FACT_BITS_IPV6           (1ULL << 29)
 #define FACT_BITS_RECEIVED       (1ULL << 30) /* its bytes had come before the connection ended */
 #define FACT_BITS_PROTOCOL_SHIFT 32           /* 8 bits */
+#define FACT_BITS_TYPE(type)     (1ULL << (40 + (type)))
+#define FACT_BITS_TYPES          (((1ULL << DROPWATCH_TYPES) - 1) << 40)
 
 struct dropwatch_row {
     __u64 value[FACT_NR];
@@ -66,9 +94,11 @@ struct dropwatch_settings {
     __u64 protocols[4]; /* bit per IPPROTO_* */
     __u32 n_rows;
     __u32 n_ranges;
-    __u32 keep_own;           /* the agent's own traffic is as good as any */
-    __u32 want_received;      /* a row asks for FACT_BITS_RECEIVED */
-    __u64 ranges_with_caller; /* places for which the callers have to be looked at */
+    __u32 keep_own;                     /* the agent's own traffic is as good as any */
+    __u32 want_received;                /* a row asks for FACT_BITS_RECEIVED */
+    __u64 ranges_with_caller;           /* places for which the callers have to be looked at */
+    __u32 counters[DROPWATCH_COUNTERS]; /* LINUX_MIB_* of this kernel; 0: it has none */
+    __u32 refused_reason; /* that of a final ACK for which there is no room; 0: it has none */
     struct dropwatch_range ranges[DROPWATCH_RANGES_MAX];
     struct dropwatch_row rows[DROPWATCH_ROWS_MAX];
 };

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "events/dropwatch/listen.h"
 #include "kernel/kernel.h"
 
 #define WORD_MAX  192
@@ -196,6 +197,26 @@ static const char *parse_device(struct rule *rule, const char *text)
     return narrow_bytes(&rule->row, FACT_DEVICE_HI, name, mask) ? NULL : contradiction;
 }
 
+static const char *parse_type(struct rule *rule, const char *text)
+{
+    uint64_t allowed = 0;
+    char name[WORD_MAX];
+
+    if (has_empty_word(text))
+        return empty_word;
+    while (next_word(&text, '|', name)) {
+        int type = listen_type_value(name);
+
+        if (type < 0)
+            return "type= takes the types of records, e.g. common_drop|syn_flood";
+        allowed |= FACT_BITS_TYPE(type);
+    }
+    if (!allowed)
+        return "type= needs a type";
+    narrow(&rule->row, FACT_BITS, 0, FACT_BITS_TYPES & ~allowed);
+    return ~rule->row.mask[FACT_BITS] & FACT_BITS_TYPES ? NULL : contradiction;
+}
+
 static const char *parse_protocol(struct rule *rule, const char *text)
 {
     int protocol = packet_protocol_value(text);
@@ -235,6 +256,8 @@ static const char *parse_condition(struct rule *rule, const char *key, const cha
         return take_names(rule->caller, value);
     if (strcmp(key, "reason") == 0)
         return take_names(rule->reason, value);
+    if (strcmp(key, "type") == 0)
+        return parse_type(rule, value);
     if (strcmp(key, "state") == 0)
         return parse_states(rule, value);
     if (strcmp(key, "flag") == 0)
@@ -261,7 +284,7 @@ static const char *parse_condition(struct rule *rule, const char *key, const cha
         return parse_device(rule, value);
     if (strcmp(key, "netns") == 0)
         return parse_netns(rule, value);
-    return "conditions are place= caller= reason= state= flag= payload= direction= received= "
+    return "conditions are type= place= caller= reason= state= flag= payload= direction= received= "
            "family= protocol= saddr= daddr= addr= sport= dport= port= device= netns=";
 }
 

@@ -7,6 +7,7 @@
  *
  *     healthy_teardown: place=skb_rbtree_purge state=CLOSE_WAIT|LAST_ACK
  *
+ *     type=T        of this type, as in the record
  *     place=F       dropped in the function F (F.isra.0, F.part.1 and F.cold count as F)
  *     caller=F      one of the nearest 8 callers is F (only together with place)
  *     reason=R      the kernel's reason, e.g. NO_SOCKET; R?: not asked for on a kernel that gives

@@ -20,6 +20,7 @@
 #include "core/event.h"
 #include "core/test_folder.h"
 #include "core/text.h"
+#include "events/dropwatch/listen.h"
 #include "events/dropwatch/rules.h"
 #include "kernel/kernel.h"
 
@@ -170,6 +171,7 @@ struct drop {
     const char *place, *caller; /* functions */
     uint32_t reason;
     bool received; /* its bytes had come before the connection ended */
+    enum dropwatch_type type;
     struct packet packet;
 };
 
@@ -237,12 +239,12 @@ static int next_match(const struct dropwatch_settings *s, const struct drop *dro
     const struct packet *p = &drop->packet;
     uint64_t facts[FACT_NR] = {
         [FACT_REASON_NETNS] = drop->reason | (uint64_t)p->netns << 32,
-        [FACT_BITS] = FACT_BITS_STATE(p->state & 15) |
-                      (uint64_t)p->tcp_flags << FACT_BITS_FLAGS_SHIFT |
-                      (p->payload_len ? FACT_BITS_PAYLOAD : FACT_BITS_NO_PAYLOAD) |
-                      (p->iif ? FACT_BITS_RX : FACT_BITS_TX) |
-                      (p->family == AF_INET6 ? FACT_BITS_IPV6 : FACT_BITS_IPV4) |
-                      (uint64_t)p->protocol << FACT_BITS_PROTOCOL_SHIFT,
+        [FACT_BITS] =
+            FACT_BITS_STATE(p->state & 15) | (uint64_t)p->tcp_flags << FACT_BITS_FLAGS_SHIFT |
+            (p->payload_len ? FACT_BITS_PAYLOAD : FACT_BITS_NO_PAYLOAD) |
+            (p->iif ? FACT_BITS_RX : FACT_BITS_TX) |
+            (p->family == AF_INET6 ? FACT_BITS_IPV6 : FACT_BITS_IPV4) |
+            (uint64_t)p->protocol << FACT_BITS_PROTOCOL_SHIFT | FACT_BITS_TYPE(drop->type),
         [FACT_PLACES] = place_bit(s, inside(drop->place)),
         [FACT_PORTS] = p->sport | (uint64_t)p->dport << 16,
     };
@@ -336,9 +338,9 @@ static void test_check(void **state)
         {"a: place=f;", "without conditions"},
         {"a: place", "key=value"},
         {"a: place=", "key=value"},
-        {"a: =f", "conditions are place= caller="},
-        {"a: plaice=f", "conditions are place= caller="},
-        {"a: place=f; nonsense=1", "conditions are place= caller="},
+        {"a: =f", "conditions are type= place= caller="},
+        {"a: plaice=f", "conditions are type= place= caller="},
+        {"a: place=f; nonsense=1", "conditions are type= place= caller="},
         {"a: caller=f", "caller= needs place="},
         {"a: place=f; caller=g", "caller= needs place="},
         {"a: place=f place=g", "may each stand once"},
@@ -489,6 +491,16 @@ static void test_bits(void **state)
     for (unsigned flags = 0; flags < 256; flags++) {
         drop.packet.tcp_flags = (__u8)flags;
         assert_int_equal(matches("flag=ACK flag=!SYN flag=CWR", &drop), (flags & 0x92) == 0x90);
+    }
+    drop = some_drop();
+    for (unsigned type = 0; type < DROPWATCH_TYPES; type++) {
+        drop.type = type;
+        assert_int_equal(matches("type=syn_flood", &drop), type == DROPWATCH_SYN_FLOOD);
+        assert_int_equal(matches("type=common_drop|listen_overflow_handshake3|syn_flood "
+                                 "type=listen_overflow_handshake1|listen_overflow_handshake3",
+                                 &drop),
+                         type == DROPWATCH_HANDSHAKE3);
+        assert_true(matches("payload=none", &drop));
     }
     drop = some_drop();
     assert_true(matches("payload=none", &drop));
@@ -1743,6 +1755,237 @@ static void test_refused(void **state)
     json_decref(decode_fine(&recent, &w));
 }
 
+/* --- listeners */
+
+static struct dropwatch_wire refused_syn(enum dropwatch_type type, enum dropwatch_counter counter)
+{
+    struct dropwatch_wire w = some_wire();
+
+    w.type = (__u8)type;
+    w.counter = (__u8)counter;
+    w.place = w.reason = 0;
+    w.ack_backlog = 129;
+    w.request_queue = 7;
+    w.packet.tcp_flags = 2;
+    return w;
+}
+
+static void test_listen(void **state)
+{
+    static const struct {
+        enum dropwatch_type type;
+        enum dropwatch_counter counter;
+        const char *name, *place, *shown, *summary;
+    } rows[] = {
+        {DROPWATCH_HANDSHAKE1, DROPWATCH_OVERFLOWS, "listen_overflow_handshake1",
+         "tcp_conn_request", "ListenOverflows",
+         "tcp SYN from 10.79.68.62:15402 to 10.179.142.26:2052 was refused: the listener's accept "
+         "queue is full (129 wait for accept(); its backlog is 128)"},
+        {DROPWATCH_HANDSHAKE3, DROPWATCH_OVERFLOWS, "listen_overflow_handshake3",
+         "tcp_v4_syn_recv_sock", "ListenOverflows",
+         "tcp final ACK of a handshake from 10.79.68.62:15402 to 10.179.142.26:2052 was refused: "
+         "the listener's accept queue is full (129 wait for accept(); its backlog is 128)"},
+        {DROPWATCH_SYN_FLOOD, DROPWATCH_FULL_COOKIES, "syn_flood", "tcp_conn_request",
+         "TCPReqQFullDoCookies",
+         "tcp SYN from 10.79.68.62:15402 to 10.179.142.26:2052 found no room: the listener's "
+         "request queue is full (7 wait for their final ACK; its backlog is 128), a SYN cookie "
+         "was sent instead"},
+        {DROPWATCH_SYN_FLOOD, DROPWATCH_FULL_DROP, "syn_flood", "tcp_conn_request",
+         "TCPReqQFullDrop",
+         "tcp SYN from 10.79.68.62:15402 to 10.179.142.26:2052 found no room: the listener's "
+         "request queue is full (7 wait for their final ACK; its backlog is 128), it was dropped"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct dropwatch_wire w = refused_syn(rows[i].type, rows[i].counter);
+        json_t *json = decode_fine(&recent, &w), *data = json_object_get(json, "tracer_data");
+
+        assert_string_equal(get_string(json, "tracer_data", "type"), rows[i].name);
+        assert_int_equal(listen_type_value(rows[i].name), rows[i].type);
+        assert_string_equal(get_string(json, "tracer_data", "place"), rows[i].place);
+        assert_string_equal(get_string(json, "tracer_data", "counter"), rows[i].shown);
+        assert_string_equal(get_string(json, "tracer_data", "reason"), "");
+        assert_string_equal(get_string(json, "tracer_data", "tcp_flags"), "SYN");
+        assert_int_equal(json_integer_value(json_object_get(data, "max_ack_backlog")), 128);
+        assert_int_equal(json_integer_value(json_object_get(data, "ack_backlog")), 129);
+        assert_int_equal(json_integer_value(json_object_get(data, "request_queue")), 7);
+        assert_null(json_object_get(data, "count_only"));
+        assert_string_equal(get_string(json, NULL, "summary"), rows[i].summary);
+        json_decref(json);
+    }
+    assert_int_equal(listen_type_value("common"), -1);
+    assert_string_equal(listen_type_name(DROPWATCH_TYPES), "");
+}
+
+static void test_listen_count(void **state)
+{
+    struct dropwatch_wire w = {
+        .type = DROPWATCH_HANDSHAKE1,
+        .counter = DROPWATCH_OVERFLOWS,
+        .count_only = 1,
+        .count = 17,
+        .total = 40,
+        .interval_ns = 1003 * NS_PER_MS,
+        .ack_backlog = 5,
+        .packet = {.family = AF_INET6,
+                   .dport = 443,
+                   .protocol = IPPROTO_TCP,
+                   .state = 10,
+                   .netns = 4026531840,
+                   .max_ack_backlog = 4,
+                   .socket_inode = 77,
+                   .socket_uid = 33},
+    };
+    json_t *json;
+    int r;
+
+    (void)state;
+    set_addr(w.packet.daddr, "2001:db8::1");
+    json = decode_fine(&recent, &w);
+    assert_string_equal(get_string(json, "tracer_data", "saddr"), "");
+    assert_string_equal(get_string(json, "tracer_data", "daddr"), "2001:db8::1");
+    assert_string_equal(get_string(json, "tracer_data", "state"), "LISTEN");
+    assert_true(json_is_true(json_object_get(json_object_get(json, "tracer_data"), "count_only")));
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(json, "tracer_data"), "count")), 17);
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(json, "tracer_data"), "total")), 40);
+    assert_string_equal(get_string(json, NULL, "summary"),
+                        "17 tcp SYNs (or final ACKs) to [2001:db8::1]:443 found no room within "
+                        "1003 ms: the listener's accept queue is full (5 wait for accept(); its "
+                        "backlog is 4)");
+    json_decref(json);
+
+    w.packet.family = 0;
+    w.type = DROPWATCH_SYN_FLOOD;
+    w.counter = DROPWATCH_FULL_COOKIES;
+    json = decode_fine(&recent, &w);
+    assert_string_equal(get_string(json, "tracer_data", "daddr"), "");
+    assert_string_equal(get_string(json, "tracer_data", "state"), "NONE");
+    assert_string_equal(get_string(json, NULL, "summary"),
+                        "17 tcp SYNs to a listener that is not known found no room within 1003 ms: "
+                        "the listener's request queue is full, a SYN cookie was sent instead");
+    json_decref(json);
+
+    w.type = DROPWATCH_COMMON;
+    assert_null(decode(&recent, &w, &r));
+    assert_int_equal(r, -EBADMSG);
+    w.type = DROPWATCH_TYPES;
+    assert_null(decode(&recent, &w, &r));
+    assert_int_equal(r, -EBADMSG);
+}
+
+static void test_listen_parse(void **state)
+{
+    static const char text[] = "TcpExt: SyncookiesSent ListenOverflows ListenDrops TCPReqQFullDrop "
+                               "TCPReqQFullDropNot Last\n"
+                               "TcpExt: 1 22 333 4444 55555 6\nIpExt: InNoRoutes\nIpExt: 7\n";
+    static const char *const strange[] = {"", "TcpExt: ", "TcpExt: ListenDrops",
+                                          "TcpExt: ListenDrops\nTcpExt: ", "\nTcpExt: 5"};
+    uint64_t n[DROPWATCH_COUNTERS] = {};
+
+    (void)state;
+    listen_parse(text, n);
+    assert_int_equal(n[DROPWATCH_OVERFLOWS], 22);
+    assert_int_equal(n[DROPWATCH_LISTEN_DROPS], 333);
+    assert_int_equal(n[DROPWATCH_FULL_DROP], 4444);
+    assert_int_equal(n[DROPWATCH_FULL_COOKIES], 0);
+    for (size_t i = 0; i < ARRAY_SIZE(strange); i++) {
+        memset(n, 0, sizeof(n));
+        listen_parse(strange[i], n);
+        assert_int_equal(n[DROPWATCH_LISTEN_DROPS], 0);
+    }
+}
+
+/** What was told: to the listener of that port, 0: to none. */
+struct told {
+    unsigned port;
+    enum dropwatch_counter counter;
+    uint64_t count;
+};
+
+struct tale {
+    struct told told[8];
+    size_t n;
+};
+
+static void on_tell(void *arg, struct listener *l, enum dropwatch_counter counter, uint64_t count)
+{
+    struct tale *t = arg;
+
+    assert_true(t->n < ARRAY_SIZE(t->told));
+    t->told[t->n++] = (struct told){l ? l->port : 0, counter, count};
+}
+
+static void assert_divided(struct listen_growth *g, struct listener *l, size_t n,
+                           const struct told *expected)
+{
+    struct tale t = {};
+
+    listen_divide(g, l, n, on_tell, &t);
+    for (size_t i = 0; i < t.n || expected[i].count; i++) {
+        assert_int_equal(t.told[i].count, expected[i].count);
+        assert_int_equal(t.told[i].port, expected[i].port);
+        assert_int_equal(t.told[i].counter, expected[i].counter);
+    }
+}
+
+static void test_listen_divide(void **state)
+{
+    struct listener l[] = {
+        {.port = 80, .ack_backlog = 3, .max_ack_backlog = 4, .drops = 5, .told = 5},
+        {.port = 81, .ack_backlog = 5, .max_ack_backlog = 4, .drops = 9, .told = 2},
+        {.port = 82, .requests = 4, .max_ack_backlog = 4, .drops = 3},
+    };
+    struct listen_growth g = {.refused = {[DROPWATCH_OVERFLOWS] = 7, [DROPWATCH_FULL_DROP] = 3}};
+
+    (void)state;
+    /* Who has dropped nothing new is not named; who is full is, for what fills that queue. */
+    assert_divided(
+        &g, l, 3,
+        (const struct told[]){{81, DROPWATCH_OVERFLOWS, 7}, {82, DROPWATCH_FULL_DROP, 3}, {}});
+    assert_divided(&g, l, 3, (const struct told[]){{}});
+
+    /* Counted before the drop was seen: it waits for a look, and is nobody's then. */
+    g.refused[DROPWATCH_OVERFLOWS] = 4;
+    l[0].drops += 1;
+    assert_divided(&g, l, 3, (const struct told[]){{80, DROPWATCH_OVERFLOWS, 1}, {}});
+    assert_int_equal(g.refused[DROPWATCH_OVERFLOWS], 3);
+    l[1].drops += 2;
+    assert_divided(
+        &g, l, 3,
+        (const struct told[]){{81, DROPWATCH_OVERFLOWS, 2}, {0, DROPWATCH_OVERFLOWS, 1}, {}});
+    assert_divided(&g, l, 3, (const struct told[]){{}});
+
+    /* Dropped before it was counted. */
+    l[1].drops += 2;
+    g.refused[DROPWATCH_OVERFLOWS] = 1;
+    assert_divided(&g, l, 3, (const struct told[]){{81, DROPWATCH_OVERFLOWS, 1}, {}});
+    g.refused[DROPWATCH_OVERFLOWS] = 1;
+    assert_divided(&g, l, 3, (const struct told[]){{81, DROPWATCH_OVERFLOWS, 1}, {}});
+    /* But what nobody counts for two looks was dropped for another reason. */
+    l[1].drops += 2;
+    assert_divided(&g, l, 3, (const struct told[]){{}});
+    assert_divided(&g, l, 3, (const struct told[]){{}});
+    g.refused[DROPWATCH_OVERFLOWS] = 1;
+    assert_divided(&g, l, 3, (const struct told[]){{}});
+    assert_divided(&g, l, 3, (const struct told[]){{0, DROPWATCH_OVERFLOWS, 1}, {}});
+
+    /* Cookies are no drops. */
+    g.refused[DROPWATCH_FULL_COOKIES] = 6;
+    assert_divided(&g, l, 3, (const struct told[]){{82, DROPWATCH_FULL_COOKIES, 6}, {}});
+    l[0].requests = 4;
+    g.refused[DROPWATCH_FULL_COOKIES] = 6;
+    assert_divided(&g, l, 3, (const struct told[]){{}});
+    assert_divided(&g, l, 3, (const struct told[]){{0, DROPWATCH_FULL_COOKIES, 6}, {}});
+
+    /* More was told one by one than has been counted yet. */
+    g.refused[DROPWATCH_OVERFLOWS] = -2;
+    assert_divided(&g, l, 3, (const struct told[]){{}});
+    assert_int_equal(g.refused[DROPWATCH_OVERFLOWS], -2);
+}
+
 static uint64_t next_random(uint64_t *x)
 {
     *x ^= *x << 13;
@@ -1772,6 +2015,9 @@ static void test_fuzz(void **state)
         /* Pure noise seldom comes far. */
         if (i % 4) {
             w->packet.family = i % 8 < 4 ? AF_INET : AF_INET6;
+            w->type %= DROPWATCH_TYPES + 1;
+            w->counter %= DROPWATCH_COUNTERS + 1;
+            w->count_only %= 3;
             w->head.stack_bytes %= 2 * WIRE_STACK_MAX * 8;
         }
         if (i % 16 == 1)
@@ -1830,7 +2076,9 @@ int main(void)
         cmocka_unit_test(test_decode_others),  cmocka_unit_test(test_roles),
         cmocka_unit_test(test_hidden_symbols), cmocka_unit_test(test_hostile_names),
         cmocka_unit_test(test_refused),        cmocka_unit_test(test_fuzz),
-        cmocka_unit_test(test_provoke),
+        cmocka_unit_test(test_provoke),        cmocka_unit_test(test_listen),
+        cmocka_unit_test(test_listen_count),   cmocka_unit_test(test_listen_parse),
+        cmocka_unit_test(test_listen_divide),
     };
 
     return cmocka_run_group_tests_name("dropwatch", tests, make_kernels, free_kernels);
