@@ -252,4 +252,18 @@ static const struct bench_case cases[] = {
     {},
 };
 
-const struct bench bench_dropwatch = {.cases = cases};
+#define OF_A_HANDSHAKE "it is hit once by a SYN, or by the ACK that ends a handshake"
+#define RARE           "it is hit when a device loses something"
+
+static const struct bench_omission omissions[] = {
+    {"tcp_conn_request", OF_A_HANDSHAKE},
+    {"tcp_v4_syn_recv_sock", OF_A_HANDSHAKE},
+    {"tcp_v6_syn_recv_sock", OF_A_HANDSHAKE},
+    {"net_dev_xmit_timeout", RARE},
+    {"devlink_trap_report", RARE},
+    {"?raw_tp", "it is run by the agent, for what it has found"},
+    {"raw_tp", "it is run by the agent, for what it has found"},
+    {},
+};
+
+const struct bench bench_dropwatch = {.cases = cases, .omissions = omissions};

@@ -20,7 +20,31 @@ struct inet_connection_sock {
     struct request_sock_queue icsk_accept_queue;
 };
 
+struct device_driver {
+    const char *name;
+};
+
+struct device {
+    struct device *parent;
+    struct device_driver *driver;
+};
+
+struct net_device___device {
+    struct device dev;
+};
+
+/* include/net/devlink.h */
+enum devlink_trap_type { DEVLINK_TRAP_TYPE_DROP };
+
+struct devlink_trap_metadata {
+    const char *trap_name;
+    struct net_device *input_dev;
+    enum devlink_trap_type trap_type;
+};
+
 #pragma clang attribute pop
+
+#define TCP_FLAG_SYN 2
 
 volatile struct dropwatch_settings settings SEC(".data.settings") = {};
 
@@ -215,7 +239,7 @@ static __always_inline int on_loss(void *ctx, struct sk_buff *skb, const struct 
     if (!event_window(c, &key, now, &window_id, &nth))
         return 0;
 
-    e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
+    e = bpf_ringbuf_reserve(&ring, DROPWATCH_WIRE_LEAST, 0);
     if (!e) {
         event_lost(c, WIRE_LOST_RING_FULL);
         return 0;
@@ -366,6 +390,11 @@ static __always_inline int on_leave(void *ctx, bool syn)
         return 0;
     l.listener = sk;
     packet_read(&p, skb, false, sk);
+    /* With TCP Fast Open a SYN makes a connection; if there is no room it goes the ordinary way. */
+    if (!syn && p.tcp_flags & TCP_FLAG_SYN) {
+        here->refused = 0;
+        return 0;
+    }
     return on_loss(ctx, skb, &p, &l);
 }
 
@@ -485,6 +514,36 @@ int return_child_v6(struct pt_regs *ctx)
 
 /* --- packets that are dropped */
 
+/* What the stack itself has dropped and counted as rx_dropped of a device, for the source that
+ * reads these. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 4096);
+    __type(key, struct dropwatch_device);
+    __type(value, __u64);
+} core_drops SEC(".maps");
+
+static __always_inline void count_core_drop(struct sk_buff *skb, bool typed, __u32 reason)
+{
+    struct dropwatch_device key = {};
+    struct net_device *dev;
+    __u64 one = 1, *n;
+    bool known = false;
+
+    for (__u32 i = 0; i < CORE_REASONS_MAX; i++)
+        known |= reason && settings.core_reasons[i] == reason;
+    dev = known ? SKB_FIELD(skb, typed, dev) : NULL;
+    if (!dev)
+        return;
+    key.ifindex = BPF_CORE_READ(dev, ifindex);
+    key.netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
+    n = bpf_map_lookup_elem(&core_drops, &key);
+    if (n)
+        COUNT(*n);
+    else
+        bpf_map_update_elem(&core_drops, &key, &one, BPF_ANY);
+}
+
 /** The same fact by whichever way it comes; `typed` pointers may be followed without a helper. */
 static __always_inline int on_drop(void *ctx, struct sk_buff *skb, bool typed, __u64 place,
                                    __u32 reason, struct sock *rx_sk)
@@ -492,6 +551,7 @@ static __always_inline int on_drop(void *ctx, struct sk_buff *skb, bool typed, _
     struct loss l = {.place = place, .reason = reason};
     struct packet p = {};
 
+    count_core_drop(skb, typed, reason);
     if (!event_watched() || !packet_is_ip(skb, typed))
         return 0;
     packet_read(&p, skb, typed, rx_sk);
@@ -547,7 +607,114 @@ int raw_set_state(__u64 *ctx)
     return on_state((struct sock *)ctx[0], (int)ctx[1], (int)ctx[2]);
 }
 
-/* --- what the source has found */
+/* --- losses outside the stack */
+
+/** `about` tells it from others at the same time. The packet is what is known of one. */
+static __always_inline int on_device(void *ctx, const void *about, struct packet *p,
+                                     struct net_device *dev, enum dropwatch_type type,
+                                     const char *trap)
+{
+    const __u64 *name = (const __u64 *)p->device;
+    struct loss l = {.type = type};
+    struct dropwatch_wire *e;
+    struct wire_counters *c;
+    struct wire_key key = {};
+    __u64 now, window_id;
+    const char *driver;
+    __u32 nth;
+    int rule;
+
+    c = event_counters();
+    if (!c || !event_is_ours(about))
+        return 0;
+    COUNT(c->seen);
+    rule = filter_rule(ctx, p, &l);
+    if (rule >= 0) {
+        event_filtered(c, rule);
+        return 0;
+    }
+    key.what = type;
+    key.words[1] = name[0];
+    key.words[2] = name[1];
+    key.words[3] = (__u64)p->netns << 32 | p->queue_mapping;
+    if (trap)
+        bpf_probe_read_kernel_str(&key.words[4], 24, trap);
+    now = bpf_ktime_get_boot_ns();
+    if (!event_window(c, &key, now, &window_id, &nth))
+        return 0;
+    e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
+    if (!e) {
+        event_lost(c, WIRE_LOST_RING_FULL);
+        return 0;
+    }
+    event_zero(e, sizeof(*e));
+    e->packet = *p;
+    e->type = type;
+    e->count = 1;
+    driver = BPF_CORE_READ((struct net_device___device *)dev, dev.parent, driver, name);
+    if (driver)
+        bpf_probe_read_kernel_str(e->driver, sizeof(e->driver), driver);
+    if (trap)
+        bpf_probe_read_kernel_str(e->trap, sizeof(e->trap), trap);
+    event_head(ctx, &e->head, now, window_id, nth);
+    COUNT(c->sent);
+    bpf_ringbuf_submit(e, 0);
+    return 0;
+}
+
+/** dev_watchdog() in net/sched/sch_generic.c */
+static __always_inline int on_timeout(void *ctx, struct net_device *dev, int queue)
+{
+    struct packet p = {};
+
+    if (!event_watched())
+        return 0;
+    packet_read_device(&p, dev);
+    p.queue_mapping = queue;
+    return on_device(ctx, dev, &p, dev, DROPWATCH_TX_TIMEOUT, NULL);
+}
+
+SEC("?tp_btf/net_dev_xmit_timeout")
+int typed_xmit_timeout(__u64 *ctx)
+{
+    return on_timeout(ctx, (struct net_device *)ctx[0], ctx[1]);
+}
+
+SEC("?raw_tp/net_dev_xmit_timeout")
+int raw_xmit_timeout(__u64 *ctx)
+{
+    return on_timeout(ctx, (struct net_device *)ctx[0], ctx[1]);
+}
+
+/** Traps of other sorts are for packets that the stack gets. */
+static __always_inline int on_trap(void *ctx, struct sk_buff *skb,
+                                   struct devlink_trap_metadata *metadata)
+{
+    struct net_device *dev = BPF_CORE_READ(metadata, input_dev);
+    struct packet p = {};
+
+    if (!event_watched() || BPF_CORE_READ(metadata, trap_type) != DEVLINK_TRAP_TYPE_DROP)
+        return 0;
+    if (packet_is_ip(skb, false))
+        packet_read(&p, skb, false, NULL);
+    if (dev)
+        packet_read_device(&p, dev);
+    return on_device(ctx, skb, &p, dev, DROPWATCH_TRAP, BPF_CORE_READ(metadata, trap_name));
+}
+
+SEC("?tp_btf/devlink_trap_report")
+int typed_trap(__u64 *ctx)
+{
+    return on_trap(ctx, (struct sk_buff *)ctx[1], (struct devlink_trap_metadata *)ctx[2]);
+}
+
+SEC("?raw_tp/devlink_trap_report")
+int raw_trap(__u64 *ctx)
+{
+    return on_trap(ctx, (struct sk_buff *)ctx[1], (struct devlink_trap_metadata *)ctx[2]);
+}
+
+/* --- what the sources have found */
 
 struct found {
     struct wire_found found;
@@ -569,9 +736,11 @@ int take_found(void *ctx)
     struct loss l = {};
     int rule;
 
-    if (!f || !(settings.protocols[0] & 1ULL << PROTO_TCP))
+    if (!f)
         return 0;
     l.type = f->wire.type;
+    if (l.type != DROPWATCH_DEVICE && !(settings.protocols[0] & 1ULL << PROTO_TCP))
+        return 0;
     rule = filter_rule(ctx, &f->wire.packet, &l);
     if (rule > 0)
         f->found.rule = rule;

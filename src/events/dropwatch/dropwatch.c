@@ -14,6 +14,7 @@
 
 #include "core/event.h"
 #include "dropwatch.skel.h"
+#include "events/dropwatch/device.h"
 #include "events/dropwatch/listen.h"
 #include "events/dropwatch/rules.h"
 #include "kernel/kernel.h"
@@ -182,6 +183,53 @@ static const struct hook hooks[] = {
                 },
             },
     },
+    {
+        .name = "net_dev_xmit_timeout",
+        .watches = "transmit queues that stand still",
+        .optional = true,
+        .ways =
+            {
+                {
+                    .name = "tp_btf/net_dev_xmit_timeout",
+                    .programs = (const char *const[]){"typed_xmit_timeout", NULL},
+                },
+                {
+                    .name = "raw_tp/net_dev_xmit_timeout",
+                    .programs = (const char *const[]){"raw_xmit_timeout", NULL},
+                },
+            },
+    },
+    {
+        .name = "devices",
+        .watches = "losses that network cards count",
+        .optional = true,
+        .ways =
+            {
+                {
+                    .name = "proc_net_dev",
+                    .programs = (const char *const[]){"take_found", NULL},
+                    .source = &device_source,
+                },
+            },
+    },
+    {
+        .name = "devlink_trap_report",
+        .watches = "packets that the hardware of a switch drops",
+        .optional = true,
+        .ways =
+            {
+                {
+                    .name = "tp_btf/devlink_trap_report",
+                    .programs = (const char *const[]){"typed_trap", NULL},
+                    .check = device_check_traps,
+                },
+                {
+                    .name = "raw_tp/devlink_trap_report",
+                    .programs = (const char *const[]){"raw_trap", NULL},
+                    .check = device_check_traps,
+                },
+            },
+    },
     {},
 };
 
@@ -264,6 +312,7 @@ static int dropwatch_configure(const struct decode *d, void *settings, char *err
     set_protocols(&o->protocols, fresh);
     fresh->keep_own = string_list_has(&o->noise_rules_off, "own");
     listen_configure(d->kernel, fresh);
+    device_configure(d->kernel, fresh);
     r = compile_rules(d, fresh, error, error_size);
     if (memcmp(fresh, settings, sizeof(*fresh)) == 0)
         return r;
@@ -275,6 +324,7 @@ static int dropwatch_configure(const struct decode *d, void *settings, char *err
     memcpy((void *)live->ranges, fresh->ranges, sizeof(fresh->ranges));
     memcpy((void *)live->rows, fresh->rows, sizeof(fresh->rows));
     memcpy((void *)live->counters, fresh->counters, sizeof(fresh->counters));
+    memcpy((void *)live->core_reasons, fresh->core_reasons, sizeof(fresh->core_reasons));
     live->refused_reason = fresh->refused_reason;
     live->ranges_with_caller = fresh->ranges_with_caller;
     live->n_ranges = fresh->n_ranges;
@@ -394,6 +444,8 @@ static int dropwatch_decode(const struct decode *d, const void *raw, struct reco
         return -EBADMSG;
     if (e->count_only)
         return listen_record_count(d, e, r);
+    if (e->type >= DROPWATCH_DEVICE)
+        return device_record(d, e, r);
     if (n_stack > WIRE_STACK_MAX || (p->family != AF_INET && p->family != AF_INET6))
         return -EBADMSG;
     role = task_role(d, frames, n_stack, p->iif != 0);
@@ -471,6 +523,7 @@ const struct event event_dropwatch = {
     .object = dropwatch_bpf__elf_bytes,
     .hooks = hooks,
     .wire_size = sizeof(struct dropwatch_wire),
+    .wire_least = DROPWATCH_WIRE_LEAST,
     .settings_size = sizeof(struct dropwatch_settings),
     .configure = dropwatch_configure,
     .rule_name = dropwatch_rule_name,

@@ -11,8 +11,28 @@ enum dropwatch_type {
     DROPWATCH_SYN_FLOOD,  /* a listener's queue of requests is full */
     DROPWATCH_HANDSHAKE1, /* a SYN is refused, as the queue of those that wait for accept() is */
     DROPWATCH_HANDSHAKE3, /* likewise the ACK that completes the handshake */
+    DROPWATCH_DEVICE,     /* a network card has counted losses */
+    DROPWATCH_TX_TIMEOUT, /* a card's queue has stood still for too long */
+    DROPWATCH_TRAP,       /* a switch's hardware has dropped it, and tells (devlink-trap(8)) */
     DROPWATCH_TYPES,
 };
+
+/** What cards count of packets that the stack never sees (struct rtnl_link_stats64). */
+enum device_counter {
+    DEVICE_RX_MISSED,
+    DEVICE_RX_DROPPED, /* without what the stack drops and counts there, too */
+    DEVICE_RX_FIFO,
+    DEVICE_RX_OVER,
+    DEVICE_RX_CRC,
+    DEVICE_RX_FRAME,
+    DEVICE_RX_LENGTH,
+    DEVICE_TX_FIFO,
+    DEVICE_TX_CARRIER,
+    DEVICE_TX_ABORTED,
+    DEVICE_TX_WINDOW,
+    DEVICE_COUNTERS,
+};
+#define DEVICE_TEXT_MAX 48
 
 /** By which of its counters (LINUX_MIB_*, TcpExt in nstat) the kernel says what it has done. */
 enum dropwatch_counter {
@@ -37,9 +57,23 @@ struct dropwatch_wire {
     __u32 request_queue; /* likewise: SYNs that wait for the final ACK */
     __u64 count, total;  /* since the last look; since the watching began */
     __u64 interval_ns;   /* since the last look */
+    /* From here on it is of devices; the others end before. */
+    char driver[DEVICE_TEXT_MAX]; /* raw bytes, NUL padded, as the next */
+    char trap[DEVICE_TEXT_MAX];
+    __u64 grown[DEVICE_COUNTERS]; /* since the last look */
 };
-WIRE_ASSERT(sizeof(struct dropwatch_wire) == sizeof(struct wire_head) + sizeof(struct packet) + 48,
+#define DROPWATCH_WIRE_LEAST (sizeof(struct wire_head) + sizeof(struct packet) + 48)
+WIRE_ASSERT(sizeof(struct dropwatch_wire) ==
+                DROPWATCH_WIRE_LEAST + 2 * DEVICE_TEXT_MAX + 8 * DEVICE_COUNTERS,
             "dropwatch_wire has holes");
+
+/** A device, for what the stack drops and counts in its rx_dropped. */
+struct dropwatch_device {
+    __u32 netns;
+    __s32 ifindex;
+};
+
+#define CORE_REASONS_MAX 4
 
 /**
  * A filter rule is a row of masked words: it matches when for every word
@@ -94,10 +128,11 @@ struct dropwatch_settings {
     __u64 protocols[4]; /* bit per IPPROTO_* */
     __u32 n_rows;
     __u32 n_ranges;
-    __u32 keep_own;                     /* the agent's own traffic is as good as any */
-    __u32 want_received;                /* a row asks for FACT_BITS_RECEIVED */
-    __u64 ranges_with_caller;           /* places for which the callers have to be looked at */
-    __u32 counters[DROPWATCH_COUNTERS]; /* LINUX_MIB_* of this kernel; 0: it has none */
+    __u32 keep_own;                       /* the agent's own traffic is as good as any */
+    __u32 want_received;                  /* a row asks for FACT_BITS_RECEIVED */
+    __u64 ranges_with_caller;             /* places for which the callers have to be looked at */
+    __u32 counters[DROPWATCH_COUNTERS];   /* LINUX_MIB_* of this kernel; 0: it has none */
+    __u32 core_reasons[CORE_REASONS_MAX]; /* those that it counts in rx_dropped; 0: no more */
     __u32 refused_reason; /* that of a final ACK for which there is no room; 0: it has none */
     struct dropwatch_range ranges[DROPWATCH_RANGES_MAX];
     struct dropwatch_row rows[DROPWATCH_ROWS_MAX];

@@ -16,6 +16,9 @@ static const char *const type_names[DROPWATCH_TYPES] = {
     [DROPWATCH_SYN_FLOOD] = "syn_flood",
     [DROPWATCH_HANDSHAKE1] = "listen_overflow_handshake1",
     [DROPWATCH_HANDSHAKE3] = "listen_overflow_handshake3",
+    [DROPWATCH_DEVICE] = "device_drop",
+    [DROPWATCH_TX_TIMEOUT] = "tx_timeout",
+    [DROPWATCH_TRAP] = "devlink_trap",
 };
 
 /* As in nstat and /proc/net/netstat, and in the kernel's source (include/uapi/linux/snmp.h). */
@@ -103,7 +106,8 @@ bool listen_is_sane(const struct dropwatch_wire *e)
         return false;
     if (!e->count_only)
         return true;
-    return e->type != DROPWATCH_COMMON && e->counter != DROPWATCH_NO_COUNTER &&
+    return e->type != DROPWATCH_COMMON && e->type < DROPWATCH_DEVICE &&
+           e->counter != DROPWATCH_NO_COUNTER &&
            (p->family == 0 || p->family == AF_INET || p->family == AF_INET6);
 }
 
@@ -159,16 +163,17 @@ void listen_summary(const struct dropwatch_wire *e, struct record *r)
                    e->type == DROPWATCH_SYN_FLOOD ? "found no room" : "was refused", why);
 }
 
-static void write_count_summary(const struct dropwatch_wire *e, bool known, struct record *r)
+/** `mixed`: this kernel does not tell the two apart. */
+static void write_count_summary(const struct dropwatch_wire *e, bool known, bool mixed,
+                                struct record *r)
 {
     char to[PACKET_TEXT_MAX], why[WHY_MAX];
 
     packet_endpoint_text(&e->packet, false, to);
     say_why(e, known, why);
-    record_summary(r, "%" PRIu64 " tcp SYNs%s to %s%s found no room within %" PRIu64 " ms: %s",
-                   (uint64_t)e->count, e->type == DROPWATCH_HANDSHAKE1 ? " (or final ACKs)" : "",
+    record_summary(r, "%" PRIu64 " tcp SYNs%s to %s found no room within %" PRIu64 " ms: %s",
+                   (uint64_t)e->count, mixed ? " or final ACKs" : "",
                    known ? to : "a listener that is not known",
-                   e->type == DROPWATCH_SYN_FLOOD || known ? "" : " (any more)",
                    (uint64_t)e->interval_ns / NS_PER_MS, why);
 }
 
@@ -177,8 +182,8 @@ int listen_record_count(const struct decode *d, const struct dropwatch_wire *e, 
     const struct packet *p = &e->packet;
     bool known = p->family != 0;
     char address[PACKET_TEXT_MAX] = "";
+    uint32_t reason;
 
-    (void)d;
     if (known)
         packet_addr_text(p->daddr, address);
     record_str(r, "type", listen_type_name(e->type), SIZE_MAX);
@@ -212,6 +217,10 @@ int listen_record_count(const struct decode *d, const struct dropwatch_wire *e, 
         record_owner(r, p->socket_inode);
     }
     record_str(r, "stack", "", SIZE_MAX);
-    write_count_summary(e, known, r);
+    write_count_summary(
+        e, known,
+        e->type == DROPWATCH_HANDSHAKE1 &&
+            enums_drop_reason_value(d->kernel->enums, "TCP_LISTEN_OVERFLOW", &reason) < 0,
+        r);
     return 0;
 }

@@ -31,6 +31,7 @@
 #define ANSWER_NS     (500 * NS_PER_MS)
 #define LISTENERS_MAX 4096 /* of a namespace */
 #define NETSTAT_MAX   65536
+#define PATIENCE      10  /* looks without an answer */
 #define BATCH         128 /* listeners in a packet */
 
 struct space {
@@ -40,6 +41,7 @@ struct space {
     uint64_t looked_ns; /* CLOCK_MONOTONIC */
     uint64_t before[DROPWATCH_COUNTERS];
     uint64_t refused_acks;
+    unsigned unanswered; /* looks at listeners, one after the other */
     struct listen_growth growth;
     struct listener *listeners; /* owned */
     size_t n;
@@ -174,8 +176,9 @@ static const struct listener *find(const struct listener *listeners, size_t n, u
     return NULL;
 }
 
-/** What has been told of one stays with it. `all_told`: and of all that are there now. */
-static void look_at_listeners(struct counting *c, struct space *s, bool all_told)
+/** What has been told of one stays with it. `all_told`: and of all that are there now. False: they
+ * could not be had this time, and those of before are still what is known. */
+static bool look_at_listeners(struct counting *c, struct space *s, bool all_told)
 {
     uint64_t until_ns = clock_now_ns(CLOCK_MONOTONIC) + ANSWER_NS;
     struct listener *now = calloc(LISTENERS_MAX, sizeof(*now));
@@ -188,9 +191,9 @@ static void look_at_listeners(struct counting *c, struct space *s, bool all_told
             n += (size_t)r / sizeof(*now);
     }
     ask_end(&c->ask, until_ns);
-    if (r < 0) { /* those of before go on, and what was counted waits */
+    if (r < 0) {
         free(now);
-        return;
+        return false;
     }
     for (size_t i = 0; i < n; i++) {
         const struct listener *before = find(s->listeners, s->n, now[i].cookie);
@@ -208,6 +211,7 @@ static void look_at_listeners(struct counting *c, struct space *s, bool all_told
     if (!s->listeners)
         s->listeners = now;
     s->n = n;
+    return true;
 }
 
 /* ------------------------------------------------------------------ telling */
@@ -250,7 +254,7 @@ static void tell(void *arg, struct listener *l, enum dropwatch_counter counter, 
         memcpy(&key.words[1], l->address, 16);
     }
     key.words[3] = wire.packet.dport | (uint64_t)wire.packet.netns << 32;
-    c->host->emit(c->host, &key, 0, &wire, sizeof(wire));
+    c->host->emit(c->host, &key, 0, &wire, DROPWATCH_WIRE_LEAST);
 }
 
 /* ------------------------------------------------------------------ looking */
@@ -334,13 +338,16 @@ static void look_at(void *arg, uint64_t netns)
         s->refused_acks = refused_acks(c, netns);
         memcpy(s->before, now, sizeof(now));
         if (now[DROPWATCH_LISTEN_DROPS])
-            look_at_listeners(c, s, true);
+            (void)look_at_listeners(c, s, true);
     }
     grow(c, s, now);
     for (unsigned i = 1; i < DROPWATCH_LISTEN_DROPS; i++)
         any |= s->growth.refused[i] > 0;
     if (any) {
-        look_at_listeners(c, s, false);
+        /* The first time the kernel loads a module for it, which may take a while. */
+        if (!look_at_listeners(c, s, false) && ++s->unanswered < PATIENCE)
+            return;
+        s->unanswered = 0;
         c->telling = s;
         c->interval_ns = c->now_ns - s->looked_ns;
         listen_divide(&s->growth, s->listeners, s->n, tell, c);

@@ -10,6 +10,8 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <linux/if.h>
+#include <linux/rtnetlink.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +22,7 @@
 #include "core/event.h"
 #include "core/test_folder.h"
 #include "core/text.h"
+#include "events/dropwatch/device.h"
 #include "events/dropwatch/listen.h"
 #include "events/dropwatch/rules.h"
 #include "kernel/kernel.h"
@@ -69,8 +72,9 @@ static const char *const functions[] = {
 };
 
 static const char *const reasons[] = {
-    "NOT_SPECIFIED", "NO_SOCKET",        "QUEUE_PURGE",    "TCP_OLD_DATA", "TCP_OFOMERGE",
-    "TCP_OFO_DROP",  "TCP_OLD_SEQUENCE", "NETFILTER_DROP", "TCP_CSUM",     "TCP_CLOSE",
+    "NOT_SPECIFIED", "NO_SOCKET",    "QUEUE_PURGE",         "TCP_OLD_DATA",
+    "TCP_OFOMERGE",  "TCP_OFO_DROP", "TCP_OLD_SEQUENCE",    "NETFILTER_DROP",
+    "TCP_CSUM",      "TCP_CLOSE",    "TCP_LISTEN_OVERFLOW", "UNHANDLED_PROTO",
 };
 #define FIRST_REASON 1000
 
@@ -134,6 +138,10 @@ static struct enums *make_enums(bool with_reasons)
         snprintf(name, sizeof(name), "SKB_DROP_REASON_%s", reasons[i]);
         assert_int_equal(btf__add_enum_value(btf, name, (int64_t)(FIRST_REASON + i)), 0);
     }
+    assert_true(btf__add_enum(btf, NULL, 4) > 0);
+    assert_int_equal(btf__add_enum_value(btf, "LINUX_MIB_NUM", 0), 0);
+    assert_int_equal(btf__add_enum_value(btf, "LINUX_MIB_LISTENOVERFLOWS", 20), 0);
+    assert_int_equal(btf__add_enum_value(btf, "LINUX_MIB_TCPREQQFULLDROP", 80), 0);
     data = btf__raw_data(btf, &size);
     assert_true(test_put_file(btf_root, "/sys/kernel/btf/vmlinux", data, size));
     btf__free(btf);
@@ -1248,6 +1256,13 @@ static void test_configure(void **state)
     assert_int_equal(s.protocols[0], 1ULL << IPPROTO_TCP);
     assert_int_equal(s.protocols[1] | s.protocols[2] | s.protocols[3], 0);
     assert_false(s.keep_own);
+    /* What this kernel calls things. */
+    assert_int_equal(s.refused_reason, reason_number("TCP_LISTEN_OVERFLOW"));
+    assert_int_equal(s.core_reasons[0], reason_number("UNHANDLED_PROTO"));
+    assert_int_equal(s.core_reasons[1], 0);
+    assert_int_equal(s.counters[DROPWATCH_OVERFLOWS], 20);
+    assert_int_equal(s.counters[DROPWATCH_FULL_DROP], 80);
+    assert_int_equal(s.counters[DROPWATCH_FULL_COOKIES], 0);
     default_rows = s.n_rows;
     for (unsigned i = 0; i < s.n_rows; i++)
         assert_in_range(s.rows[i].rule, 1, n_built_in);
@@ -1852,9 +1867,11 @@ static void test_listen_count(void **state)
     assert_int_equal(
         json_integer_value(json_object_get(json_object_get(json, "tracer_data"), "total")), 40);
     assert_string_equal(get_string(json, NULL, "summary"),
-                        "17 tcp SYNs (or final ACKs) to [2001:db8::1]:443 found no room within "
-                        "1003 ms: the listener's accept queue is full (5 wait for accept(); its "
-                        "backlog is 4)");
+                        "17 tcp SYNs to [2001:db8::1]:443 found no room within 1003 ms: the "
+                        "listener's accept queue is full (5 wait for accept(); its backlog is 4)");
+    json_decref(json);
+    json = decode_fine(&old, &w);
+    assert_non_null(strstr(get_string(json, NULL, "summary"), "17 tcp SYNs or final ACKs to "));
     json_decref(json);
 
     w.packet.family = 0;
@@ -1986,6 +2003,143 @@ static void test_listen_divide(void **state)
     assert_int_equal(g.refused[DROPWATCH_OVERFLOWS], -2);
 }
 
+/* --- devices */
+
+static void test_device(void **state)
+{
+    struct dropwatch_wire w = {
+        .type = DROPWATCH_DEVICE,
+        .driver = "virtio_net",
+        .interval_ns = 2 * NS_PER_SEC,
+        .grown = {[DEVICE_RX_MISSED] = 5, [DEVICE_RX_FIFO] = 7},
+        .packet = {.device = "eth0", .ifindex = 2, .netns = 4026531840},
+    };
+    json_t *json = decode_fine(&recent, &w), *data = json_object_get(json, "tracer_data");
+    _free_ char *counters = json_dumps(json_object_get(data, "counters"), JSON_COMPACT);
+    int r;
+
+    (void)state;
+    /* A packet may be in several counters: the sum would be more than was lost. */
+    assert_string_equal(get_string(json, "tracer_data", "type"), "device_drop");
+    assert_string_equal(get_string(json, "tracer_data", "counter"), "rx_fifo_errors");
+    assert_int_equal(json_integer_value(json_object_get(data, "count")), 7);
+    assert_int_equal(json_integer_value(json_object_get(data, "interval_ms")), 2000);
+    assert_string_equal(counters, "{\"rx_missed_errors\":5,\"rx_fifo_errors\":7}");
+    assert_string_equal(get_string(json, "tracer_data", "device"), "eth0");
+    assert_string_equal(get_string(json, "tracer_data", "driver"), "virtio_net");
+    assert_string_equal(get_string(json, "tracer_data", "saddr"), "");
+    assert_string_equal(get_string(json, NULL, "summary"),
+                        "eth0 (virtio_net): rx_fifo_errors has grown by 7 within 2000 ms");
+    json_decref(json);
+
+    w.type = DROPWATCH_TX_TIMEOUT;
+    w.packet.queue_mapping = 3;
+    json = decode_fine(&recent, &w);
+    assert_string_equal(get_string(json, "tracer_data", "type"), "tx_timeout");
+    assert_null(json_object_get(json_object_get(json, "tracer_data"), "counters"));
+    assert_string_equal(get_string(json, NULL, "summary"),
+                        "eth0 (virtio_net): transmit queue 3 has stood still for too long; the "
+                        "driver is told to set the card going again");
+    json_decref(json);
+
+    w.type = DROPWATCH_TRAP;
+    snprintf(w.trap, sizeof(w.trap), "source_mac_is_multicast");
+    json = decode_fine(&recent, &w);
+    assert_string_equal(get_string(json, "tracer_data", "trap"), "source_mac_is_multicast");
+    assert_string_equal(get_string(json, NULL, "summary"),
+                        "eth0: the hardware has dropped a packet: source_mac_is_multicast");
+    json_decref(json);
+    w.packet.family = AF_INET;
+    w.packet.protocol = IPPROTO_UDP;
+    w.packet.sport = 53;
+    w.packet.dport = 5353;
+    set_addr(w.packet.saddr, "10.0.0.1");
+    set_addr(w.packet.daddr, "10.0.0.2");
+    json = decode_fine(&recent, &w);
+    assert_string_equal(get_string(json, "tracer_data", "saddr"), "10.0.0.1");
+    assert_string_equal(get_string(json, NULL, "summary"),
+                        "eth0: the hardware has dropped a packet from 10.0.0.1:53 to "
+                        "10.0.0.2:5353: source_mac_is_multicast");
+    json_decref(json);
+    w.head.stack_bytes = (WIRE_STACK_MAX + 1) * 8;
+    assert_null(decode(&recent, &w, &r));
+    assert_int_equal(r, -EBADMSG);
+}
+
+static void test_device_parse(void **state)
+{
+    static const char text[] =
+        "Inter-|   Receive                                                |  Transmit\n"
+        " face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs "
+        "drop fifo colls carrier compressed\n"
+        "    lo:  1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\n"
+        "eth0:1: 10 20 30 40 50 60 70 80 90 100 110 120 130 140 150 160\n"
+        "  bad: 1 2 3\n"
+        "      : 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n"
+        "a_name_too_long_for_a_device: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n"
+        " last: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16";
+    static const uint64_t some[DEVICE_COLUMNS] = {30, 40, 50, 60, 110, 130, 150};
+    const char *at = text;
+    struct device_line line;
+
+    (void)state;
+    assert_true(device_parse(&at, &line));
+    assert_string_equal(line.name, "lo");
+    for (unsigned i = 0; i < DEVICE_COLUMNS; i++)
+        assert_int_equal(line.losses[i], 0);
+    assert_true(device_parse(&at, &line));
+    assert_string_equal(line.name, "eth0:1");
+    assert_memory_equal(line.losses, some, sizeof(some));
+    assert_true(device_parse(&at, &line));
+    assert_string_equal(line.name, "last");
+    assert_false(device_parse(&at, &line));
+    at = "";
+    assert_false(device_parse(&at, &line));
+}
+
+static size_t put_attr(char *bytes, size_t at, unsigned type, const void *data, size_t len)
+{
+    struct rtattr a = {.rta_type = (unsigned short)type,
+                       .rta_len = (unsigned short)RTA_LENGTH(len)};
+
+    memcpy(bytes + at, &a, sizeof(a));
+    memcpy(bytes + at + RTA_LENGTH(0), data, len);
+    return at + RTA_SPACE(len);
+}
+
+static void test_device_link(void **state)
+{
+    static const struct rtnl_link_stats64 stats = {
+        .rx_missed_errors = 11, .rx_dropped = 12, .tx_dropped = 13, .tx_window_errors = 14};
+    _Alignas(8) char bytes[1024] = {}, kind[64] = {};
+    struct nlmsghdr *h = (void *)bytes;
+    struct ifinfomsg *info = NLMSG_DATA(h);
+    size_t n = NLMSG_SPACE(sizeof(*info)), n_kind;
+    struct device_answer a;
+
+    (void)state;
+    h->nlmsg_type = RTM_NEWLINK;
+    info->ifi_index = 7;
+    n = put_attr(bytes, n, IFLA_IFNAME, "eth0", 5);
+    assert_false(device_read_link(bytes, n, &a)); /* it says nothing of losses */
+    n = put_attr(bytes, n, IFLA_STATS64, &stats, sizeof(stats));
+    assert_true(device_read_link(bytes, n, &a));
+    assert_string_equal(a.name, "eth0");
+    assert_int_equal(a.ifindex, 7);
+    assert_int_equal(a.counters[DEVICE_RX_MISSED], 11);
+    assert_int_equal(a.counters[DEVICE_RX_DROPPED], 12);
+    assert_int_equal(a.counters[DEVICE_TX_WINDOW], 14);
+    assert_int_equal(a.counters[DEVICE_TX_FIFO], 0);
+    for (size_t size = 0; size < n; size++) /* cut anywhere */
+        (void)device_read_link(bytes, size, &a);
+    info->ifi_flags = IFF_LOOPBACK;
+    assert_false(device_read_link(bytes, n, &a));
+    info->ifi_flags = 0;
+    n_kind = put_attr(kind, 0, IFLA_INFO_KIND, "veth", 5);
+    n = put_attr(bytes, n, IFLA_LINKINFO, kind, n_kind);
+    assert_false(device_read_link(bytes, n, &a)); /* software */
+}
+
 static uint64_t next_random(uint64_t *x)
 {
     *x ^= *x << 13;
@@ -2078,7 +2232,8 @@ int main(void)
         cmocka_unit_test(test_refused),        cmocka_unit_test(test_fuzz),
         cmocka_unit_test(test_provoke),        cmocka_unit_test(test_listen),
         cmocka_unit_test(test_listen_count),   cmocka_unit_test(test_listen_parse),
-        cmocka_unit_test(test_listen_divide),
+        cmocka_unit_test(test_listen_divide),  cmocka_unit_test(test_device),
+        cmocka_unit_test(test_device_parse),   cmocka_unit_test(test_device_link),
     };
 
     return cmocka_run_group_tests_name("dropwatch", tests, make_kernels, free_kernels);

@@ -166,7 +166,9 @@ def test_handshake1(agent, server, way, family):
         expect(d, {"ack_backlog": one_server.backlog + 1, "request_queue": 0, "counter": "ListenOverflows"})
     if way != COUNTING:
         assert data[0]["place"] == "tcp_conn_request" and data[0]["pkt_len"] == 20
-        assert any(f.startswith(f"tcp_v{family}_rcv/") for f in data[0]["stack"].splitlines()), data[0]["stack"]
+        frames = [frame.partition("/")[0] for frame in data[0]["stack"].splitlines()]
+        # Older kernels see no further than to where a kretprobe has put itself.
+        assert f"tcp_v{family}_rcv" in frames or (way == KPROBE and frames == ["kretprobe_trampoline"]), frames
     assert refused(refusals(one, one_server.ns)) == 3  # and of no other type
     one_server.listener.accept()
     _, answered = one_server.knock()
@@ -337,6 +339,7 @@ def test_total(agent, server):
             one_server.knock()
         data = wait_refused(one, one_server.ns, HANDSHAKE1, total)
         assert data[-1]["total"] == total, data
+        one.reload()  # the next agent goes on with what this one knows
     status = one.stop()
     check_accounting(status)
 
