@@ -44,6 +44,38 @@ struct packet {
 };
 WIRE_ASSERT(sizeof(struct packet) == 48 + 8 + 9 * 4 + 4 + 16, "packet has holes");
 
+/**
+ * What filter rules know of a packet. A rule is a row of masked words: it matches when for every
+ * word
+ * `((fact ^ value) & mask) == 0`. These words come first; a kind may add its own behind them.
+ */
+enum packet_fact {
+    PACKET_FACT_BITS, /* see below */
+    PACKET_FACT_SADDR_HI,
+    PACKET_FACT_SADDR_LO,
+    PACKET_FACT_DADDR_HI,
+    PACKET_FACT_DADDR_LO,
+    PACKET_FACT_PORTS, /* sport | dport << 16; the other half is the kind's */
+    PACKET_FACTS,
+};
+/* The lowest 8 bits are the kind's. What a fact may be one of is one bit each, so that "one of
+ * these" is: none of the others. */
+#define PACKET_BITS_IPV4           (1ULL << 8)
+#define PACKET_BITS_IPV6           (1ULL << 9)
+#define PACKET_BITS_PROTOCOL_SHIFT 16 /* 8 bits */
+#define PACKET_BITS_NETNS_SHIFT    32 /* 32 bits */
+
+/** Those that come first. */
+static inline __attribute__((always_inline)) void packet_facts(const struct packet *p, __u64 *ret)
+{
+    ret[PACKET_FACT_BITS] = (p->family == 10 /* AF_INET6 */ ? PACKET_BITS_IPV6 : PACKET_BITS_IPV4) |
+                            (__u64)p->protocol << PACKET_BITS_PROTOCOL_SHIFT |
+                            (__u64)p->netns << PACKET_BITS_NETNS_SHIFT;
+    __builtin_memcpy(&ret[PACKET_FACT_SADDR_HI], p->saddr, 16);
+    __builtin_memcpy(&ret[PACKET_FACT_DADDR_HI], p->daddr, 16);
+    ret[PACKET_FACT_PORTS] = p->sport | (__u64)p->dport << 16;
+}
+
 #ifndef __bpf__
 #include <stdbool.h>
 

@@ -155,29 +155,23 @@ struct loss {
 
 static __always_inline int filter_rule(void *ctx, const struct packet *p, const struct loss *l)
 {
-    const __u64 *saddr = (const __u64 *)p->saddr, *daddr = (const __u64 *)p->daddr;
     const __u64 *device = (const __u64 *)p->device;
     __u64 facts[FACT_NR];
 
     if (!settings.n_rows)
         return -1;
-    facts[FACT_REASON_NETNS] = l->reason | (__u64)p->netns << 32;
+    packet_facts(p, facts);
+    facts[PACKET_FACT_BITS] |= FACT_TYPE(l->type & 7);
+    facts[PACKET_FACT_PORTS] |= (__u64)l->reason << FACT_REASON_SHIFT;
     facts[FACT_BITS] = FACT_BITS_STATE(p->state & 15) |
                        (__u64)p->tcp_flags << FACT_BITS_FLAGS_SHIFT |
                        (p->payload_len ? FACT_BITS_PAYLOAD : FACT_BITS_NO_PAYLOAD) |
-                       (p->iif ? FACT_BITS_RX : FACT_BITS_TX) |
-                       (p->family == AF_INET6 ? FACT_BITS_IPV6 : FACT_BITS_IPV4) |
-                       (__u64)p->protocol << FACT_BITS_PROTOCOL_SHIFT | FACT_BITS_TYPE(l->type & 7);
+                       (p->iif ? FACT_BITS_RX : FACT_BITS_TX);
     if (settings.want_received && (p->state == 0 || p->state == TCP_CLOSE) &&
         p->protocol == PROTO_TCP && received_before(p))
         facts[FACT_BITS] |= FACT_BITS_RECEIVED;
     facts[FACT_PLACES] = l->place ? place_bit(l->place) : 0;
     facts[FACT_CALLERS] = facts[FACT_PLACES] & settings.ranges_with_caller ? caller_bits(ctx) : 0;
-    facts[FACT_SADDR_HI] = saddr[0];
-    facts[FACT_SADDR_LO] = saddr[1];
-    facts[FACT_DADDR_HI] = daddr[0];
-    facts[FACT_DADDR_LO] = daddr[1];
-    facts[FACT_PORTS] = p->sport | (__u64)p->dport << 16;
     facts[FACT_DEVICE_HI] = device[0];
     facts[FACT_DEVICE_LO] = device[1];
     return first_match(facts);

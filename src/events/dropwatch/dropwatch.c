@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "core/event.h"
+#include "core/rule.h"
 #include "dropwatch.skel.h"
 #include "events/dropwatch/device.h"
 #include "events/dropwatch/listen.h"
@@ -109,7 +110,7 @@ static const struct option dropwatch_option_table[] = {
         .type = OPTION_LIST,
         .offset = offsetof(struct dropwatch_options, ignore),
         .fallback = "",
-        .check = rule_check,
+        .check = dropwatch_rule_check,
         .check_list = check_ignore,
         .help = "Filter rules of your own, each `name: condition condition ...`; see "
                 "docs/events/dropwatch.md.",
@@ -273,14 +274,15 @@ static int compile_rules(const struct decode *d, struct dropwatch_settings *sett
 
     for (unsigned i = 0; i < n_built_in(); i++)
         if (!string_list_has(&o->noise_rules_off, noise_rules[i].name) &&
-            rule_compile(d->kernel, noise_rules[i].conditions, RULE_BUILT_IN + i, settings) < 0)
+            dropwatch_rule_compile(d->kernel, noise_rules[i].conditions, RULE_BUILT_IN + i,
+                                   settings) < 0)
             r = -E2BIG;
     for (unsigned i = 0; i < o->ignore.n; i++) {
         const char *rule = o->ignore.items[i];
         uint32_t n_rows = settings->n_rows;
 
         if (first + i >= WIRE_RULES_MAX ||
-            rule_compile(d->kernel, strchr(rule, ':') + 1, first + i, settings) < 0) {
+            dropwatch_rule_compile(d->kernel, strchr(rule, ':') + 1, first + i, settings) < 0) {
             r = -E2BIG;
         } else if (settings->n_rows == n_rows && r == 0) {
             snprintf(error, error_size,

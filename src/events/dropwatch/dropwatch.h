@@ -75,39 +75,30 @@ struct dropwatch_device {
 
 #define CORE_REASONS_MAX 4
 
-/**
- * A filter rule is a row of masked words: it matches when for every word
- * `((fact ^ value) & mask) == 0`. What a fact may be one of is one bit each, so that "one of these"
- * is: none of the others.
- */
+/** What else filter rules know of a loss (enum packet_fact). */
 enum dropwatch_fact {
-    FACT_REASON_NETNS, /* reason | netns << 32 */
-    FACT_BITS,         /* see below */
-    FACT_PLACES,       /* bit per place range that the drop lies in */
-    FACT_CALLERS,      /* bit per place range that one of the nearest callers lies in */
-    FACT_SADDR_HI,
-    FACT_SADDR_LO,
-    FACT_DADDR_HI,
-    FACT_DADDR_LO,
-    FACT_PORTS, /* sport | dport << 16 */
+    FACT_BITS = PACKET_FACTS, /* see below */
+    FACT_PLACES,              /* bit per place range that the drop lies in */
+    FACT_CALLERS,             /* bit per place range that one of the nearest callers lies in */
     FACT_DEVICE_HI,
     FACT_DEVICE_LO,
     FACT_NR,
 };
 
-#define FACT_BITS_STATE(state)   (1ULL << (state)) /* bits 0 to 15; 0: no socket */
-#define FACT_BITS_STATES         0xffffULL
-#define FACT_BITS_FLAGS_SHIFT    16 /* 8 bits of TCP flags */
-#define FACT_BITS_NO_PAYLOAD     (1ULL << 24)
-#define FACT_BITS_PAYLOAD        (1ULL << 25)
-#define FACT_BITS_RX             (1ULL << 26)
-#define FACT_BITS_TX             (1ULL << 27)
-#define FACT_BITS_IPV4           (1ULL << 28)
-#define FACT_BITS_IPV6           (1ULL << 29)
-#define FACT_BITS_RECEIVED       (1ULL << 30) /* its bytes had come before the connection ended */
-#define FACT_BITS_PROTOCOL_SHIFT 32           /* 8 bits */
-#define FACT_BITS_TYPE(type)     (1ULL << (40 + (type)))
-#define FACT_BITS_TYPES          (((1ULL << DROPWATCH_TYPES) - 1) << 40)
+#define FACT_REASON_SHIFT 32 /* in PACKET_FACT_PORTS */
+/* In PACKET_FACT_BITS. */
+#define FACT_TYPE(type)   (1ULL << (type))
+#define FACT_TYPES        ((1ULL << DROPWATCH_TYPES) - 1)
+WIRE_ASSERT(DROPWATCH_TYPES <= 8, "they have 8 bits");
+/* In FACT_BITS. */
+#define FACT_BITS_STATE(state) (1ULL << (state)) /* bits 0 to 15; 0: no socket */
+#define FACT_BITS_STATES       0xffffULL
+#define FACT_BITS_FLAGS_SHIFT  16 /* 8 bits of TCP flags */
+#define FACT_BITS_NO_PAYLOAD   (1ULL << 24)
+#define FACT_BITS_PAYLOAD      (1ULL << 25)
+#define FACT_BITS_RX           (1ULL << 26)
+#define FACT_BITS_TX           (1ULL << 27)
+#define FACT_BITS_RECEIVED     (1ULL << 28) /* its bytes had come before the connection ended */
 
 struct dropwatch_row {
     __u64 value[FACT_NR];

@@ -2,41 +2,33 @@
 
 #include "events/dropwatch/rules.h"
 
-#include <ctype.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "core/rule.h"
 #include "events/dropwatch/listen.h"
 #include "kernel/kernel.h"
 
-#define WORD_MAX  192
 #define PARTS_MAX 16 /* functions, or parts that the compiler has split them into */
 
 /** What is right for one alternative of a rule. */
 struct rule {
-    char place[WORD_MAX], caller[WORD_MAX], reason[WORD_MAX]; /* a|b|c; "": any */
-    struct dropwatch_row row;                                 /* what needs no symbols */
-    /* addr= and port=, which may hold for either end: one row each. */
-    bool either_addr, either_port;
-    uint8_t addr[16], addr_mask[16];
-    uint16_t port;
+    char place[RULE_WORD_MAX], caller[RULE_WORD_MAX], reason[RULE_WORD_MAX]; /* a|b|c; "": any */
+    struct dropwatch_row row; /* what needs no symbols */
+    struct rule_ends ends;
 };
 
 static const char empty_word[] = "a name is missing before or behind |; either of two is F|G";
-static const char contradiction[] =
-    "this condition and an earlier one cannot both hold; either of them is written with |, or as "
-    "another alternative behind ;";
 
 /** Cuts the next word off a list such as a|b|c; false at its end. */
-static bool next_word(const char **list, char separator, char ret[WORD_MAX])
+static bool next_word(const char **list, char separator, char ret[RULE_WORD_MAX])
 {
     const char *end;
 
     if (!**list)
         return false;
     end = strchrnul(*list, separator);
-    snprintf(ret, WORD_MAX, "%.*s", (int)(end - *list), *list);
+    snprintf(ret, RULE_WORD_MAX, "%.*s", (int)(end - *list), *list);
     *list = *end ? end + 1 : end;
     return true;
 }
@@ -49,37 +41,27 @@ static bool has_empty_word(const char *list)
     return *list == '|' || strstr(list, "||") || (len && list[len - 1] == '|');
 }
 
-/** One more condition on a fact; false, and nothing done, if it contradicts those that are there.
- */
-static bool narrow(struct dropwatch_row *row, unsigned fact, uint64_t value, uint64_t mask)
+static struct rule_row words(struct dropwatch_row *row)
 {
-    if ((row->value[fact] ^ value) & row->mask[fact] & mask)
-        return false;
-    row->value[fact] |= value;
-    row->mask[fact] |= mask;
-    return true;
+    return (struct rule_row){.value = row->value, .mask = row->mask};
 }
 
-/** The same for a fact of 16 bytes: two words. */
-static bool narrow_bytes(struct dropwatch_row *row, unsigned fact, const void *value,
-                         const void *mask)
+static const char *narrow(struct rule *rule, unsigned fact, uint64_t value, uint64_t mask)
 {
-    uint64_t values[2], masks[2];
-
-    memcpy(values, value, sizeof(values));
-    memcpy(masks, mask, sizeof(masks));
-    return narrow(row, fact, values[0], masks[0]) && narrow(row, fact + 1, values[1], masks[1]);
+    return rule_narrow(words(&rule->row), fact, value, mask) ? NULL : rule_contradiction;
 }
 
-static const char *set_bits(struct rule *rule, uint64_t value, uint64_t mask)
+/** Of the bits `all`, one of which is set, it is one of those `allowed`. */
+static const char *narrow_to(struct rule *rule, unsigned fact, uint64_t all, uint64_t allowed)
 {
-    return narrow(&rule->row, FACT_BITS, value, mask) ? NULL : contradiction;
+    narrow(rule, fact, 0, all & ~allowed);
+    return ~rule->row.mask[fact] & all ? NULL : rule_contradiction;
 }
 
 static const char *parse_states(struct rule *rule, const char *text)
 {
     uint64_t allowed = 0;
-    char name[WORD_MAX];
+    char name[RULE_WORD_MAX];
 
     if (has_empty_word(text))
         return empty_word;
@@ -92,8 +74,7 @@ static const char *parse_states(struct rule *rule, const char *text)
     }
     if (!allowed)
         return "state= needs a TCP state";
-    narrow(&rule->row, FACT_BITS, 0, FACT_BITS_STATES & ~allowed);
-    return ~rule->row.mask[FACT_BITS] & FACT_BITS_STATES ? NULL : contradiction;
+    return narrow_to(rule, FACT_BITS, FACT_BITS_STATES, allowed);
 }
 
 static const char *parse_flag(struct rule *rule, const char *text)
@@ -104,7 +85,7 @@ static const char *parse_flag(struct rule *rule, const char *text)
 
     if (flag < 0)
         return "flag= takes FIN, SYN, RST, PSH, ACK, URG, ECE or CWR, with ! before it for not set";
-    return set_bits(rule, set ? bit : 0, bit);
+    return narrow(rule, FACT_BITS, set ? bit : 0, bit);
 }
 
 /** One of two words, each a bit. */
@@ -112,74 +93,10 @@ static const char *parse_choice(struct rule *rule, const char *text, const char 
                                 const char *b, uint64_t bit_b, const char *error)
 {
     if (strcmp(text, a) == 0)
-        return set_bits(rule, bit_a, bit_a | bit_b);
+        return narrow(rule, FACT_BITS, bit_a, bit_a | bit_b);
     if (strcmp(text, b) == 0)
-        return set_bits(rule, bit_b, bit_a | bit_b);
+        return narrow(rule, FACT_BITS, bit_b, bit_a | bit_b);
     return error;
-}
-
-static bool parse_number(const char *text, unsigned long max, unsigned long *ret)
-{
-    unsigned long value;
-    char *end;
-
-    if (!isdigit((unsigned char)*text))
-        return false;
-    errno = 0;
-    value = strtoul(text, &end, 10);
-    if (*end || errno || value > max)
-        return false;
-    *ret = value;
-    return true;
-}
-
-static bool set_addr(struct dropwatch_row *row, const uint8_t addr[16], const uint8_t mask[16],
-                     bool source)
-{
-    return narrow_bytes(row, source ? FACT_SADDR_HI : FACT_DADDR_HI, addr, mask);
-}
-
-static bool set_port(struct dropwatch_row *row, uint16_t port, bool source)
-{
-    unsigned shift = source ? 0 : 16;
-
-    return narrow(row, FACT_PORTS, (uint64_t)port << shift, UINT64_C(0xffff) << shift);
-}
-
-static const char *parse_addr(struct rule *rule, const char *key, const char *text)
-{
-    static const uint8_t mapped[12] = {[10] = 0xff, 0xff};
-    uint8_t addr[16], mask[16];
-
-    if (!packet_network_value(text, addr, mask))
-        return "an address is written as 10.1.2.3, 10.0.0.0/8, 2001:db8::1 or 2001:db8::/32";
-    /* A short IPv6 prefix such as ::/0 would cover the mapped IPv4 addresses too. */
-    if (memcmp(addr, mapped, sizeof(mapped)) != 0 &&
-        set_bits(rule, FACT_BITS_IPV6, FACT_BITS_IPV4 | FACT_BITS_IPV6))
-        return contradiction;
-    if (*key != 'a')
-        return set_addr(&rule->row, addr, mask, *key == 's') ? NULL : contradiction;
-    if (rule->either_addr)
-        return "addr= may stand once; two ends are written as saddr= and daddr=";
-    rule->either_addr = true;
-    memcpy(rule->addr, addr, sizeof(addr));
-    memcpy(rule->addr_mask, mask, sizeof(mask));
-    return NULL;
-}
-
-static const char *parse_port(struct rule *rule, const char *key, const char *text)
-{
-    unsigned long port;
-
-    if (!parse_number(text, UINT16_MAX, &port))
-        return "a port is a number from 0 to 65535";
-    if (*key != 'p')
-        return set_port(&rule->row, (uint16_t)port, *key == 's') ? NULL : contradiction;
-    if (rule->either_port)
-        return "port= may stand once; two ends are written as sport= and dport=";
-    rule->either_port = true;
-    rule->port = (uint16_t)port;
-    return NULL;
 }
 
 static const char *parse_device(struct rule *rule, const char *text)
@@ -194,13 +111,14 @@ static const char *parse_device(struct rule *rule, const char *text)
     memcpy(name, text, len);
     /* Behind the NUL there may be the rest of a longer name that the device had before. */
     memset(mask, 0xff, prefix ? len : len + 1);
-    return narrow_bytes(&rule->row, FACT_DEVICE_HI, name, mask) ? NULL : contradiction;
+    return rule_narrow_bytes(words(&rule->row), FACT_DEVICE_HI, name, mask) ? NULL
+                                                                            : rule_contradiction;
 }
 
 static const char *parse_type(struct rule *rule, const char *text)
 {
     uint64_t allowed = 0;
-    char name[WORD_MAX];
+    char name[RULE_WORD_MAX];
 
     if (has_empty_word(text))
         return empty_word;
@@ -209,47 +127,29 @@ static const char *parse_type(struct rule *rule, const char *text)
 
         if (type < 0)
             return "type= takes the types of records, e.g. common_drop|syn_flood";
-        allowed |= FACT_BITS_TYPE(type);
+        allowed |= FACT_TYPE(type);
     }
     if (!allowed)
         return "type= needs a type";
-    narrow(&rule->row, FACT_BITS, 0, FACT_BITS_TYPES & ~allowed);
-    return ~rule->row.mask[FACT_BITS] & FACT_BITS_TYPES ? NULL : contradiction;
+    return narrow_to(rule, PACKET_FACT_BITS, FACT_TYPES, allowed);
 }
 
-static const char *parse_protocol(struct rule *rule, const char *text)
-{
-    int protocol = packet_protocol_value(text);
-
-    if (protocol < 0)
-        return "protocol= takes tcp, udp, icmp, icmpv6 or a number";
-    return set_bits(rule, (uint64_t)protocol << FACT_BITS_PROTOCOL_SHIFT,
-                    UINT64_C(0xff) << FACT_BITS_PROTOCOL_SHIFT);
-}
-
-static const char *parse_netns(struct rule *rule, const char *text)
-{
-    unsigned long netns;
-
-    if (!parse_number(text, UINT32_MAX, &netns))
-        return "netns= takes the inode number that `lsns -t net` shows";
-    return narrow(&rule->row, FACT_REASON_NETNS, (uint64_t)netns << 32, UINT64_C(0xffffffff) << 32)
-               ? NULL
-               : contradiction;
-}
-
-static const char *take_names(char names[WORD_MAX], const char *text)
+static const char *take_names(char names[RULE_WORD_MAX], const char *text)
 {
     if (has_empty_word(text))
         return empty_word;
     if (*names)
         return "place=, caller= and reason= may each stand once; either of two is written as F|G";
-    snprintf(names, WORD_MAX, "%s", text);
+    snprintf(names, RULE_WORD_MAX, "%s", text);
     return NULL;
 }
 
-static const char *parse_condition(struct rule *rule, const char *key, const char *value)
+static const char *parse_condition(void *arg, const char *key, const char *value)
 {
+    struct rule *rule = arg;
+    const char *error;
+    bool known;
+
     if (strcmp(key, "place") == 0)
         return take_names(rule->place, value);
     if (strcmp(key, "caller") == 0)
@@ -271,86 +171,48 @@ static const char *parse_condition(struct rule *rule, const char *key, const cha
     if (strcmp(key, "received") == 0)
         return parse_choice(rule, value, "before", FACT_BITS_RECEIVED, "", 0,
                             "received= takes before");
-    if (strcmp(key, "family") == 0)
-        return parse_choice(rule, value, "ipv4", FACT_BITS_IPV4, "ipv6", FACT_BITS_IPV6,
-                            "family= takes ipv4 or ipv6");
-    if (strcmp(key, "protocol") == 0)
-        return parse_protocol(rule, value);
-    if (strcmp(key, "saddr") == 0 || strcmp(key, "daddr") == 0 || strcmp(key, "addr") == 0)
-        return parse_addr(rule, key, value);
-    if (strcmp(key, "sport") == 0 || strcmp(key, "dport") == 0 || strcmp(key, "port") == 0)
-        return parse_port(rule, key, value);
     if (strcmp(key, "device") == 0)
         return parse_device(rule, value);
-    if (strcmp(key, "netns") == 0)
-        return parse_netns(rule, value);
+    error = rule_packet(words(&rule->row), &rule->ends, key, value, &known);
+    if (known)
+        return error;
     return "conditions are type= place= caller= reason= state= flag= payload= direction= received= "
            "family= protocol= saddr= daddr= addr= sport= dport= port= device= netns=";
 }
 
 /** One alternative. */
-static const char *parse_conditions(const char *text, size_t text_len, struct rule *ret)
+static const char *parse_alternative(const char *text, size_t len, struct rule *ret)
 {
-    const char *end = text + text_len;
-    struct rule rule = {};
-    bool any = false;
+    const char *error;
 
-    for (;;) {
-        char word[WORD_MAX], *equals;
-        const char *error;
-        size_t len;
-
-        while (text < end && strchr(" \t\n", *text))
-            text++;
-        for (len = 0; text + len < end && !strchr(" \t\n", text[len]);)
-            len++;
-        if (!len)
-            break;
-        if (len >= sizeof(word))
-            return "a condition has at most 191 characters";
-        memcpy(word, text, len);
-        word[len] = '\0';
-        equals = strchr(word, '=');
-        if (!equals || !equals[1])
-            return "a condition is written as key=value";
-        *equals = '\0';
-        error = parse_condition(&rule, word, equals + 1);
-        if (error)
-            return error;
-        any = true;
-        text += len;
-    }
-    if (!any)
-        return "a rule without conditions would take out everything";
-    if (*rule.caller && !*rule.place)
-        return "caller= needs place=, as callers are costly to look at";
-    *ret = rule;
-    return NULL;
+    *ret = (struct rule){};
+    error = rule_conditions(text, len, parse_condition, ret);
+    if (!error && *ret->caller && !*ret->place)
+        error = "caller= needs place=, as callers are costly to look at";
+    return error;
 }
 
-const char *rule_check(const char *text)
+const char *dropwatch_rule_check(const char *text)
 {
-    size_t name = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_");
-    const char *error = NULL;
+    const char *conditions, *error = rule_after_name(text, &conditions);
     struct rule rule;
 
-    if (!name || name >= RULE_NAME_MAX || text[name] != ':')
-        return "a rule is written as `name: condition condition ...`, the name of at most 63 "
-               "lower-case letters, digits and _";
-    if (strncmp(text, "own:", 4) == 0)
-        return "`own` is the name of the rule for the agent's own sockets";
-    for (const struct noise_rule *built_in = noise_rules; built_in->name; built_in++)
-        if (strlen(built_in->name) == name && strncmp(built_in->name, text, name) == 0)
-            return "there is a built-in rule of that name; choose another";
-    for (text += name + 1; !error;) {
-        size_t len = strcspn(text, ";");
+    if (error)
+        return error;
+    for (const struct noise_rule *built_in = noise_rules; built_in->name; built_in++) {
+        size_t len = strlen(built_in->name);
 
-        error = parse_conditions(text, len, &rule);
-        if (!text[len])
-            break;
-        text += len + 1;
+        if (strncmp(built_in->name, text, len) == 0 && text[len] == ':')
+            return "there is a built-in rule of that name; choose another";
     }
-    return error;
+    for (;;) {
+        size_t len = strcspn(conditions, ";");
+
+        error = parse_alternative(conditions, len, &rule);
+        if (error || !conditions[len])
+            return error;
+        conditions += len + 1;
+    }
 }
 
 /** The bit of the range, which may be there already; -1: no room. */
@@ -373,7 +235,7 @@ static int function_bits(const struct kernel *kernel, const char *names,
                          struct dropwatch_settings *settings, uint64_t ret[PARTS_MAX])
 {
     struct symbol symbols[PARTS_MAX];
-    char name[WORD_MAX];
+    char name[RULE_WORD_MAX];
     size_t n = 0;
 
     while (kernel->symbols && next_word(&names, '|', name)) {
@@ -397,7 +259,7 @@ static int function_bits(const struct kernel *kernel, const char *names,
 static size_t reason_values(const struct kernel *kernel, const char *names, uint32_t ret[PARTS_MAX],
                             bool *ret_any)
 {
-    char name[WORD_MAX];
+    char name[RULE_WORD_MAX];
     uint32_t value;
     size_t n = 0;
     bool optional = false;
@@ -431,16 +293,12 @@ static int add_ends(struct dropwatch_settings *settings, const struct rule *rule
 {
     int r = 0;
 
-    for (int addr = 0; addr <= rule->either_addr; addr++)
-        for (int port = 0; port <= rule->either_port && r == 0; port++) {
-            struct dropwatch_row row = *base;
+    for (unsigned n = 0; n < RULE_ENDS_MAX && r == 0; n++) {
+        struct dropwatch_row row = *base;
 
-            if (rule->either_addr && !set_addr(&row, rule->addr, rule->addr_mask, addr == 0))
-                continue;
-            if (rule->either_port && !set_port(&row, rule->port, port == 0))
-                continue;
+        if (rule_end(words(&row), &rule->ends, n))
             r = add_row(settings, &row);
-        }
+    }
     return r;
 }
 
@@ -460,8 +318,8 @@ static int add_reasons(const struct kernel *kernel, struct dropwatch_settings *s
     for (size_t i = 0; i < n && r == 0; i++) {
         struct dropwatch_row row = *base;
 
-        row.value[FACT_REASON_NETNS] |= reasons[i];
-        row.mask[FACT_REASON_NETNS] |= UINT32_MAX;
+        row.value[PACKET_FACT_PORTS] |= (uint64_t)reasons[i] << FACT_REASON_SHIFT;
+        row.mask[PACKET_FACT_PORTS] |= UINT64_C(0xffffffff) << FACT_REASON_SHIFT;
         r = add_ends(settings, rule, &row);
     }
     return r;
@@ -495,15 +353,15 @@ static int compile_alternative(const struct kernel *kernel, const struct rule *r
     return r;
 }
 
-int rule_compile(const struct kernel *kernel, const char *conditions, unsigned index,
-                 struct dropwatch_settings *settings)
+int dropwatch_rule_compile(const struct kernel *kernel, const char *conditions, unsigned index,
+                           struct dropwatch_settings *settings)
 {
     for (;;) {
         size_t len = strcspn(conditions, ";");
         struct rule rule;
         int r;
 
-        if (parse_conditions(conditions, len, &rule))
+        if (parse_alternative(conditions, len, &rule))
             return -EINVAL;
         r = compile_alternative(kernel, &rule, index, settings);
         if (r < 0 || !conditions[len])

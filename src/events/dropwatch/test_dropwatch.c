@@ -245,25 +245,21 @@ static uint64_t place_bit(const struct dropwatch_settings *s, uint64_t address)
 static int next_match(const struct dropwatch_settings *s, const struct drop *drop, unsigned i)
 {
     const struct packet *p = &drop->packet;
-    uint64_t facts[FACT_NR] = {
-        [FACT_REASON_NETNS] = drop->reason | (uint64_t)p->netns << 32,
-        [FACT_BITS] =
-            FACT_BITS_STATE(p->state & 15) | (uint64_t)p->tcp_flags << FACT_BITS_FLAGS_SHIFT |
-            (p->payload_len ? FACT_BITS_PAYLOAD : FACT_BITS_NO_PAYLOAD) |
-            (p->iif ? FACT_BITS_RX : FACT_BITS_TX) |
-            (p->family == AF_INET6 ? FACT_BITS_IPV6 : FACT_BITS_IPV4) |
-            (uint64_t)p->protocol << FACT_BITS_PROTOCOL_SHIFT | FACT_BITS_TYPE(drop->type),
-        [FACT_PLACES] = place_bit(s, inside(drop->place)),
-        [FACT_PORTS] = p->sport | (uint64_t)p->dport << 16,
-    };
+    __u64 facts[FACT_NR] = {};
 
+    packet_facts(p, facts);
+    facts[PACKET_FACT_BITS] |= FACT_TYPE(drop->type);
+    facts[PACKET_FACT_PORTS] |= (uint64_t)drop->reason << FACT_REASON_SHIFT;
+    facts[FACT_BITS] = FACT_BITS_STATE(p->state & 15) |
+                       (uint64_t)p->tcp_flags << FACT_BITS_FLAGS_SHIFT |
+                       (p->payload_len ? FACT_BITS_PAYLOAD : FACT_BITS_NO_PAYLOAD) |
+                       (p->iif ? FACT_BITS_RX : FACT_BITS_TX);
+    facts[FACT_PLACES] = place_bit(s, inside(drop->place));
     if (s->want_received && (p->state == 0 || p->state == packet_state_value("CLOSE")) &&
         p->protocol == IPPROTO_TCP && drop->received)
         facts[FACT_BITS] |= FACT_BITS_RECEIVED;
     if (facts[FACT_PLACES] & s->ranges_with_caller)
         facts[FACT_CALLERS] = facts[FACT_PLACES] | place_bit(s, inside(drop->caller));
-    memcpy(&facts[FACT_SADDR_HI], p->saddr, 16);
-    memcpy(&facts[FACT_DADDR_HI], p->daddr, 16);
     memcpy(&facts[FACT_DEVICE_HI], p->device, 16);
     for (; i < s->n_rows; i++) {
         uint64_t differs = 0;
@@ -288,7 +284,7 @@ static unsigned n_rows(const struct kernel *kernel, const char *conditions)
 {
     struct dropwatch_settings s = {};
 
-    assert_int_equal(rule_compile(kernel, conditions, 5, &s), 0);
+    assert_int_equal(dropwatch_rule_compile(kernel, conditions, 5, &s), 0);
     return s.n_rows;
 }
 
@@ -297,7 +293,7 @@ static bool matches_on(const struct kernel *kernel, const char *conditions, cons
     struct dropwatch_settings s = {};
     int rule;
 
-    assert_int_equal(rule_compile(kernel, conditions, 5, &s), 0);
+    assert_int_equal(dropwatch_rule_compile(kernel, conditions, 5, &s), 0);
     rule = first_match(&s, drop);
     assert_true(rule == 5 || rule == -1);
     return rule == 5;
@@ -402,19 +398,19 @@ static void test_check(void **state)
 
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(good); i++)
-        if (rule_check(good[i]))
-            fail_msg("%s: %s", good[i], rule_check(good[i]));
+        if (dropwatch_rule_check(good[i]))
+            fail_msg("%s: %s", good[i], dropwatch_rule_check(good[i]));
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-        const char *error = rule_check(bad[i].text);
+        const char *error = dropwatch_rule_check(bad[i].text);
 
         if (!error || !strstr(error, bad[i].error))
             fail_msg("%s: \"%s\" instead of \"...%s...\"", bad[i].text, error ? error : "no error",
                      bad[i].error);
     }
     snprintf(longest, sizeof(longest), "a: place=%0185d", 1);
-    assert_null(rule_check(longest));
+    assert_null(dropwatch_rule_check(longest));
     snprintf(longest, sizeof(longest), "a: place=%0186d", 1);
-    assert_string_equal(rule_check(longest), "a condition has at most 191 characters");
+    assert_string_equal(dropwatch_rule_check(longest), "a condition has at most 191 characters");
 }
 
 /* --- conditions, one by one */
@@ -442,8 +438,8 @@ static void test_places(void **state)
     assert_int_equal(n_rows(&hidden, "place=split_not"), 0);
 
     /* Functions that several rules name take up one range. */
-    assert_int_equal(rule_compile(&recent, "place=split_not caller=ip_rcv", 0, &s), 0);
-    assert_int_equal(rule_compile(&recent, "place=split_not|ip_rcv", 1, &s), 0);
+    assert_int_equal(dropwatch_rule_compile(&recent, "place=split_not caller=ip_rcv", 0, &s), 0);
+    assert_int_equal(dropwatch_rule_compile(&recent, "place=split_not|ip_rcv", 1, &s), 0);
     assert_int_equal(s.n_ranges, 2);
     assert_int_equal(s.ranges_with_caller, 1);
     drop.caller = "ip_rcv";
@@ -698,23 +694,23 @@ static void test_too_much(void **state)
 
     (void)state;
     for (i = 0; i < DROPWATCH_ROWS_MAX / 4; i++)
-        assert_int_equal(rule_compile(&recent, "addr=10.0.0.1 port=1", i, &s), 0);
+        assert_int_equal(dropwatch_rule_compile(&recent, "addr=10.0.0.1 port=1", i, &s), 0);
     assert_int_equal(s.n_rows, DROPWATCH_ROWS_MAX);
-    assert_int_equal(rule_compile(&recent, "flag=ACK", i, &s), -E2BIG);
+    assert_int_equal(dropwatch_rule_compile(&recent, "flag=ACK", i, &s), -E2BIG);
     assert_int_equal(s.n_rows, DROPWATCH_ROWS_MAX);
-    assert_int_equal(rule_compile(&recent, "place=no_such_function", i, &s), 0);
+    assert_int_equal(dropwatch_rule_compile(&recent, "place=no_such_function", i, &s), 0);
 
     s = (struct dropwatch_settings){};
     for (i = 0; r == 0; i++) {
         snprintf(places, sizeof(places), "place=many_%u", i);
-        r = rule_compile(&recent, places, i, &s);
+        r = dropwatch_rule_compile(&recent, places, i, &s);
     }
     assert_int_equal(r, -E2BIG);
     assert_int_equal(i, DROPWATCH_RANGES_MAX + 1);
     assert_int_equal(s.n_ranges, DROPWATCH_RANGES_MAX);
-    assert_int_equal(rule_compile(&recent, "place=many_0 caller=many_63", i, &s), 0);
-    assert_int_equal(rule_compile(&recent, "place=many_0 caller=many_64", i, &s), -E2BIG);
-    assert_int_equal(rule_compile(&recent, "nonsense", i, &s), -EINVAL);
+    assert_int_equal(dropwatch_rule_compile(&recent, "place=many_0 caller=many_63", i, &s), 0);
+    assert_int_equal(dropwatch_rule_compile(&recent, "place=many_0 caller=many_64", i, &s), -E2BIG);
+    assert_int_equal(dropwatch_rule_compile(&recent, "nonsense", i, &s), -EINVAL);
 }
 
 /* --- the built-in rules */
@@ -1048,7 +1044,7 @@ static void check_noise_drop(const struct noise_case *c, const struct drop *nois
 static void compile_noise(const struct kernel *kernel, struct dropwatch_settings *ret)
 {
     for (unsigned i = 0; noise_rules[i].name; i++)
-        assert_int_equal(rule_compile(kernel, noise_rules[i].conditions, i, ret), 0);
+        assert_int_equal(dropwatch_rule_compile(kernel, noise_rules[i].conditions, i, ret), 0);
 }
 
 static struct drop noise_drop(const struct noise_case *c, const char *reason, const char *socket)
@@ -1188,7 +1184,7 @@ static void test_noise_fits_here(void **state)
     for (unsigned i = 0; noise_rules[i].name; i++) {
         unsigned before = all.n_rows;
 
-        assert_int_equal(rule_compile(&here, noise_rules[i].conditions, i, &all), 0);
+        assert_int_equal(dropwatch_rule_compile(&here, noise_rules[i].conditions, i, &all), 0);
         print_message("# %s: %u rows\n", noise_rules[i].name, all.n_rows - before);
     }
     print_message("# %u of %u rows, %u of %u ranges\n", all.n_rows, DROPWATCH_ROWS_MAX,

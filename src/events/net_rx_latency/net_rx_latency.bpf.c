@@ -207,7 +207,7 @@ static __noinline int first_match(const __u64 *facts)
         if (i >= settings.n_rows)
             break;
 #pragma unroll
-        for (__u32 word = 0; word < RX_FACT_NR; word++)
+        for (__u32 word = 0; word < PACKET_FACTS; word++)
             differs |= (facts[word] ^ settings.rows[i].value[word]) & settings.rows[i].mask[word];
         if (!differs)
             return settings.rows[i].rule;
@@ -217,22 +217,15 @@ static __noinline int first_match(const __u64 *facts)
 
 static __always_inline int filter_rule(const struct packet *p, const struct finding *f)
 {
-    const __u64 *saddr = (const __u64 *)p->saddr, *daddr = (const __u64 *)p->daddr;
-    __u64 facts[RX_FACT_NR];
+    __u64 facts[PACKET_FACTS];
 
     if (!settings.keep_own && packet_is_own(p))
         return common.own_rule;
     if (!settings.n_rows)
         return -1;
-    facts[RX_FACT_BITS] =
-        (__u64)f->where << RX_BITS_WHERE_SHIFT | (__u64)f->since << RX_BITS_SINCE_SHIFT |
-        (p->family == AF_INET6 ? RX_BITS_IPV6 : 0) | (__u64)p->protocol << RX_BITS_PROTOCOL_SHIFT |
-        (__u64)p->netns << RX_BITS_NETNS_SHIFT;
-    facts[RX_FACT_SADDR_HI] = saddr[0];
-    facts[RX_FACT_SADDR_LO] = saddr[1];
-    facts[RX_FACT_DADDR_HI] = daddr[0];
-    facts[RX_FACT_DADDR_LO] = daddr[1];
-    facts[RX_FACT_PORTS] = p->sport | (__u64)p->dport << 16;
+    packet_facts(p, facts);
+    facts[PACKET_FACT_BITS] |= (__u64)f->where << RX_BITS_WHERE_SHIFT | (__u64)f->since
+                                                                            << RX_BITS_SINCE_SHIFT;
     return first_match(facts);
 }
 

@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "core/event.h"
+#include "core/rule.h"
 #include "events/net_rx_latency/rules.h"
 #include "kernel/kernel.h"
 #include "net_rx_latency.skel.h"
@@ -159,7 +160,7 @@ static int hold_timestamps(void)
 static const char *rule_name(const void *options, unsigned index)
 {
     const struct net_rx_latency_options *o = options;
-    static _Thread_local char name[RX_RULE_NAME_MAX];
+    static _Thread_local char name[RULE_NAME_MAX];
 
     if (index == RULE_OWN)
         return o->keep_own ? "" : "own";

@@ -37,27 +37,13 @@ WIRE_ASSERT(sizeof(struct net_rx_latency_wire) ==
                 sizeof(struct wire_head) + sizeof(struct packet) + 40,
             "net_rx_latency_wire has holes");
 
-/** A filter rule is a row of masked words: it matches when for every word
- * `((fact ^ value) & mask) == 0`. */
-enum rx_fact {
-    RX_FACT_BITS, /* see below */
-    RX_FACT_SADDR_HI,
-    RX_FACT_SADDR_LO,
-    RX_FACT_DADDR_HI,
-    RX_FACT_DADDR_LO,
-    RX_FACT_PORTS, /* sport | dport << 16 */
-    RX_FACT_NR
-};
-
-#define RX_BITS_WHERE_SHIFT    0 /* 2 bits: enum rx_where */
-#define RX_BITS_SINCE_SHIFT    2 /* 2 bits: enum rx_since */
-#define RX_BITS_IPV6           (1ULL << 4)
-#define RX_BITS_PROTOCOL_SHIFT 8  /* 8 bits */
-#define RX_BITS_NETNS_SHIFT    32 /* 32 bits */
+/* What else filter rules know of it (enum packet_fact), in PACKET_FACT_BITS. */
+#define RX_BITS_WHERE_SHIFT 0 /* 2 bits: enum rx_where */
+#define RX_BITS_SINCE_SHIFT 2 /* 2 bits: enum rx_since */
 
 struct rx_row {
-    __u64 value[RX_FACT_NR];
-    __u64 mask[RX_FACT_NR];
+    __u64 value[PACKET_FACTS];
+    __u64 mask[PACKET_FACTS];
     __u32 rule; /* index in the accounting */
     __u32 pad;
 };

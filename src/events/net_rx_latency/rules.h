@@ -9,17 +9,11 @@
  *
  *     where=TO_NETIF_RCV     the stage
  *     since=received         also `sent`, `last_segment`: what the time is counted from
- *     protocol=tcp|udp       one of them
- *     family=ipv4            or ipv6
- *     saddr= daddr= addr=    an address or a network (10.0.0.0/8); addr: either end
- *     sport= dport= port=
- *     netns=N                inode number of the network namespace
+ *     family= protocol= saddr= daddr= addr= sport= dport= port= netns=   see core/rule.h
  */
 
 #include "core/event.h"
 #include "events/net_rx_latency/net_rx_latency.h"
-
-#define RX_RULE_NAME_MAX 64
 
 extern const char *const rx_where_names[RX_WHERE_NR];
 extern const char *const rx_since_names[RX_SINCE_NR];

@@ -447,33 +447,22 @@ static void test_any_bytes(void **state)
 
 /* --- rules */
 
-static void facts_of(const struct net_rx_latency_wire *w, __u64 facts[RX_FACT_NR])
-{
-    const struct packet *p = &w->packet;
-
-    facts[RX_FACT_BITS] =
-        (__u64)w->where << RX_BITS_WHERE_SHIFT | (__u64)w->since << RX_BITS_SINCE_SHIFT |
-        (p->family == AF_INET6 ? RX_BITS_IPV6 : 0) | (__u64)p->protocol << RX_BITS_PROTOCOL_SHIFT |
-        (__u64)p->netns << RX_BITS_NETNS_SHIFT;
-    memcpy(&facts[RX_FACT_SADDR_HI], p->saddr, 16);
-    memcpy(&facts[RX_FACT_DADDR_HI], p->daddr, 16);
-    facts[RX_FACT_PORTS] = p->sport | (__u64)p->dport << 16;
-}
-
 /** As the BPF program goes through the rows. */
 static bool rule_takes(const char *conditions, const struct net_rx_latency_wire *w)
 {
     struct net_rx_latency_settings *settings = calloc(1, sizeof(*settings));
-    __u64 facts[RX_FACT_NR];
+    __u64 facts[PACKET_FACTS];
     bool found = false;
 
     assert_int_equal(rx_rule_compile(conditions, 7, settings), 0);
-    facts_of(w, facts);
+    packet_facts(&w->packet, facts);
+    facts[PACKET_FACT_BITS] |= (__u64)w->where << RX_BITS_WHERE_SHIFT | (__u64)w->since
+                                                                            << RX_BITS_SINCE_SHIFT;
     for (unsigned i = 0; i < settings->n_rows; i++) {
         __u64 differs = 0;
 
         assert_int_equal(settings->rows[i].rule, 7);
-        for (unsigned word = 0; word < RX_FACT_NR; word++)
+        for (unsigned word = 0; word < PACKET_FACTS; word++)
             differs |= (facts[word] ^ settings->rows[i].value[word]) & settings->rows[i].mask[word];
         found |= !differs;
     }
