@@ -212,6 +212,7 @@ def test_handshake3(agent, server, way, family, abort):
         assert not drops(one, sport=late.sport, type="common_drop", dport=one_server.port)
 
 
+@pytest.mark.matrix
 def test_mapped(agent, server, netns):
     """IPv4 through a listener for IPv6: one function calls the other, and it is told once."""
     ns = netns("server")
@@ -259,6 +260,7 @@ def test_flood(agent, server, way, cookies):
     say_nothing(one, ns)
 
 
+@pytest.mark.matrix
 def test_last_quarter(agent, server):
     """Without cookies the last quarter of tcp_max_syn_backlog is for peers that are known."""
     one_server = server(4, backlog=64)
