@@ -39,8 +39,8 @@ void uploader_wake(struct uploader *u);
 void uploader_end_at(struct uploader *u, uint64_t deadline_ns);
 /**
  * uploader_end_at(), waits for that, and frees it. False if the thread hangs (a name server, a
- * disk): then it goes
- * with the process, and does not touch the store any more. `ret` is its last state.
+ * disk): then it goes with the process, and does not touch the store any more. `ret` is its last
+ * state.
  */
 bool uploader_end(struct uploader *u, uint64_t deadline_ns, struct uploader_state *ret);
 void uploader_get_state(struct uploader *u, struct uploader_state *ret);
