@@ -497,8 +497,8 @@ static const char *check_way(const struct event *event, unsigned h, int way)
         snprintf(symbol.name, sizeof(symbol.name), "%s", w->symbol);
         find_symbol(&symbol);
         if (!symbol.address)
-            return "the kernel does not show where its data is (kernel.kptr_restrict, or "
-                   "CONFIG_KALLSYMS_ALL is not set)";
+            return "the kernel does not show where its data is (CAP_SYSLOG is missing, "
+                   "kernel.kptr_restrict is 2, or CONFIG_KALLSYMS_ALL is not set)";
     }
     if (!w->check)
         return NULL;

@@ -91,7 +91,7 @@ def test_dropped(agent, card):
     say_nothing(one, card)
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix("tp_btf")
 @pytest.mark.parametrize("way", ["tp_btf", "raw_tp"])
 def test_tx_timeout(agent, card, way):
     """The queue stops with the next packet, and nothing sets it going but the kernel's watchdog."""
@@ -112,7 +112,7 @@ def test_tx_timeout(agent, card, way):
     assert "dev_watchdog/" in data["stack"], data["stack"]
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix("tp_btf")
 @pytest.mark.parametrize("way", ["tp_btf", "raw_tp"])
 def test_trap(agent, card, way):
     """What the hardware drops is told, what it passes on to the stack is not."""

@@ -186,7 +186,7 @@ def refuse_ack(one_server):
     return late
 
 
-@pytest.mark.matrix("fentry-ignore-ipv6", "kprobe-ignore-ipv4", "kprobe-reset-ipv6", "counts-ignore-ipv4")
+@pytest.mark.matrix("fentry-ignore-ipv6", "kprobe-reset-ipv4", "counts-ignore-ipv4")
 @families
 @pytest.mark.parametrize("abort", [0, 1], ids=["ignore", "reset"])
 def test_handshake3(agent, server, way, family, abort):
@@ -275,7 +275,7 @@ def test_last_quarter(agent, server):
     expect(data[0], {"counter": "ListenDrops", "request_queue": answered, "max_ack_backlog": 64})
 
 
-@pytest.mark.matrix("kprobe", "counts")
+@pytest.mark.matrix("counts")
 def test_cookies_always(agent, server, way):
     """With tcp_syncookies=2 each SYN is counted as if the queue were full, and it is not."""
     one_server = server(4, backlog=16)
@@ -287,7 +287,7 @@ def test_cookies_always(agent, server, way):
     say_nothing(one, one_server.ns)
 
 
-@pytest.mark.matrix("fentry", "kprobe")
+@pytest.mark.matrix("fentry")
 def test_nearly_full(agent, netns, way):
     """A busy server whose queue is often full to the last place, and never over."""
     ns = netns("server")

@@ -318,7 +318,7 @@ RULES = [
 ]
 
 
-@pytest.mark.matrix("fin_consumed", "half_closed_ack")
+@pytest.mark.matrix("half_closed_ack")
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_rule(agent, netns, rule):
     if rule.reason:

@@ -721,7 +721,7 @@ def test_container(agent, cgroup, child):  # noqa: F811
     assert [r["tracer_id"] for r in one.records(container=ident[:12])] == [record["tracer_id"]]
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix("raw_tp")
 @pytest.mark.parametrize("prefix", ["tp_btf", "raw_tp"])
 def test_every_way(agent, cgroup, child, prefix):  # noqa: F811
     """Each records the same."""

@@ -243,7 +243,7 @@ def test_udp_next_datagrams(agent, netns):
     took.check(found[1]["latency_ns"])
 
 
-@pytest.mark.matrix("peek", "splice")
+@pytest.mark.matrix("splice")
 @pytest.mark.parametrize("how", ["parts", "readv", "peek", "peek twice", "trunc", "splice"])
 def test_ways_to_read(agent, netns, how):
     """However it is read: what was late is one event, and what is only looked at is none."""

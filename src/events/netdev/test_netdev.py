@@ -134,7 +134,7 @@ def tap_in(ns, name):
 # ---- what it says
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix("netlink")
 @pytest.mark.parametrize("way", WAYS)
 def test_admin(agent, inside, netns, way):
     """Set down by a process: whose name is as hostile as names can be. The peer has lost its carrier,

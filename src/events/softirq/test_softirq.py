@@ -205,7 +205,6 @@ def test_irq_off_in_system_call(agent):
     assert f"{burnt.name}[{burnt.pid}]" in record["summary"]
 
 
-@pytest.mark.matrix
 def test_irq_off_in_interrupt(agent):
     one = start(agent)
     burnt = burn("irq")
