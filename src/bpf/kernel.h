@@ -101,7 +101,7 @@ struct netns_mib {
 };
 
 struct netns_ipv4 {
-    __u8 sysctl_tcp_syncookies; /* an int before 5.13 */
+    __u8 sysctl_tcp_syncookies; /* an int before 5.13, whose first byte this is; 0, 1 or 2 */
     int sysctl_max_syn_backlog;
 };
 

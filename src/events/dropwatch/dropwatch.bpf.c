@@ -337,7 +337,7 @@ static __always_inline void judge_syn(struct sock *sk, const __u64 *before, cons
                                       struct loss *ret)
 {
     struct net *net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
-    __u8 cookies = BPF_CORE_READ_BITFIELD_PROBED(&net->ipv4, sysctl_tcp_syncookies);
+    __u8 cookies = BPF_CORE_READ(net, ipv4.sysctl_tcp_syncookies);
 
     if (after[DROPWATCH_OVERFLOWS] != before[DROPWATCH_OVERFLOWS]) {
         ret->type = DROPWATCH_HANDSHAKE1;
