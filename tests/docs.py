@@ -227,6 +227,36 @@ def check_examples(tree):
                     yield f"{page.name}:{number}: nothing writes a field {field}"
 
 
+def types_of(value, path):
+    """(path, type) of each field; of lists that of their elements."""
+    if isinstance(value, dict):
+        yield path, "object"
+        for key, inner in value.items():
+            yield from types_of(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from types_of(inner, path)
+    else:
+        yield path, {str: "string", bool: "boolean"}.get(type(value), "number")
+
+
+def check_types(tree):
+    """Examples of different kinds have no field of the same name and another type: kinds share indices."""
+    first = {}
+    for page in tree.pages.values():
+        for number, language, lines in page.blocks:
+            try:
+                record = json.loads("\n".join(lines)) if language == "json" else {}
+            except ValueError:
+                continue  # check_examples() says so
+            if "tracer_name" not in record:
+                continue
+            for path, kind in types_of(record, "record"):
+                was, where = first.setdefault(path, (kind, f"{page.name}:{number}"))
+                if kind != was:
+                    yield f"{page.name}:{number}: {path.partition('.')[2]} is {kind}, at {where} it is {was}"
+
+
 # What the agent says: its log, and the errors that are passed on to it.
 SAID = re.compile(r"\b(?:log_(?:error|warning|info)\(|snprintf\(|problem\(r,[^;\"]*?,(?=\s*\"))\s*")
 BUFFERS = re.compile(r"(?:error,\s*error_size|ret,\s*ret_size|note,\s*note_size|problem,\s*sizeof\(problem\)|(?:\w+->reason),\s*sizeof\(\w+->reason\)),\s*")
@@ -299,6 +329,7 @@ CHECKS = [
     check_kinds,
     check_fields,
     check_examples,
+    check_types,
     check_messages,
 ]
 
@@ -360,7 +391,12 @@ SAMPLE = {
         'log_error("%s", error);',
         'log_error("not explained %s", name);',
     ],
-    "docs/events/oom.md": ["# oom"],
+    "docs/events/oom.md": [
+        "# oom",
+        "```json",
+        '{"tracer_name": "oom", "tracer_data": {"reason": [{"of": "x"}]}}',
+        "```",
+    ],
     "docs/events/stray.md": ["# WRONG"],
     "docs/events/drop.md": [
         "# drop",
@@ -398,6 +434,7 @@ ELSEWHERE = {
     "docs/events/drop.md:2",
     "docs/events/drop.md:7",
     "docs/events/lost.md:1",
+    "docs/events/oom.md:2",
     "docs/troubleshooting.md:5",
 }
 

@@ -90,7 +90,7 @@ static bool is_sane(const struct lacp_wire *w)
            is_sane_bond(&w->before) && is_sane_bond(&w->now);
 }
 
-/** An element of `changes`, still open. `slave` NULL: of the bond itself. */
+/** An element of `differences`, still open. `slave` NULL: of the bond itself. */
 static void open_change(struct record *r, const char *slave, const char *what)
 {
     record_open(r, NULL);
@@ -195,7 +195,7 @@ static void write_changes(const struct lacp_wire *w, struct record *r)
 {
     const struct lacp_bond *before = &w->before, *now = &w->now;
 
-    record_list(r, "changes");
+    record_list(r, "differences");
     if (w->gone) {
         open_change(r, NULL, "removed");
         record_close(r);

@@ -301,7 +301,7 @@ static json_t *decode_fine(const struct lacp_wire *w)
 
 static void expect_changes(const json_t *data, const char *expected)
 {
-    char *text = json_dumps(json_object_get(data, "changes"), JSON_COMPACT);
+    char *text = json_dumps(json_object_get(data, "differences"), JSON_COMPACT);
 
     assert_string_equal(text, expected);
     free(text);

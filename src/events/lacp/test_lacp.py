@@ -96,7 +96,7 @@ def data_of(one, **fields):
 
 
 def changes_of(data, **fields):
-    return [c for c in data["changes"] if all(c.get(k) == v for k, v in fields.items())]
+    return [c for c in data["differences"] if all(c.get(k) == v for k, v in fields.items())]
 
 
 def wait_change(one, timeout=30, count=1, **fields):
@@ -106,7 +106,7 @@ def wait_change(one, timeout=30, count=1, **fields):
         rows = [(data, change) for data in data_of(one) for change in changes_of(data, **fields)]
         return rows if len(rows) >= count else None
 
-    return wait_until(found, timeout, lambda: f"{fields}: {[(d['bond'], d['changes']) for d in data_of(one)]}\n{one.stderr}")
+    return wait_until(found, timeout, lambda: f"{fields}: {[(d['bond'], d['differences']) for d in data_of(one)]}\n{one.stderr}")
 
 
 def wait_gained(one, slave, bit):
@@ -116,7 +116,7 @@ def wait_gained(one, slave, bit):
         rows = [(data, change) for data in data_of(one) for change in changes_of(data, slave=slave, what="actor_state")]
         return [row for row in rows if bit in row[1]["gained"]]
 
-    return wait_until(found, 30, lambda: f"{bit}: {[(d['bond'], d['changes']) for d in data_of(one)]}\n{one.stderr}")
+    return wait_until(found, 30, lambda: f"{bit}: {[(d['bond'], d['differences']) for d in data_of(one)]}\n{one.stderr}")
 
 
 def settled(text):
