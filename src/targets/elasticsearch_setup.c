@@ -11,8 +11,9 @@
 #define TIME_FORMAT  "yyyy-MM-dd HH:mm:ss.SSS Z||strict_date_optional_time"
 
 /**
- * Fields whose type cannot be seen from their first value. All others: numbers are `long`, truth
- * values `boolean`, texts `keyword`.
+ * Fields whose type cannot be seen from their first value; and those that deploy/dashboards.ndjson
+ * groups by or adds up, which have to be known before there is any: Dashboards shows no chart of a
+ * field that no index has. All others: numbers are `long`, truth values `boolean`, texts `keyword`.
  */
 static const struct {
     const char *field, *type, *format;
@@ -35,6 +36,30 @@ static const struct {
     {"tracer_data.entry_time", "date", TIME_FORMAT},
     {"tracer_data.repeat.first_time", "date", TIME_FORMAT},
     {"tracer_data.repeat.last_time", "date", TIME_FORMAT},
+    {"hostname", "keyword", NULL},
+    {"tracer_name", "keyword", NULL},
+    {"container_id", "keyword", NULL},
+    {"tracer_data.event", "keyword", NULL},
+    {"tracer_data.change", "keyword", NULL},
+    {"tracer_data.reason", "keyword", NULL},
+    {"tracer_data.place", "keyword", NULL},
+    {"tracer_data.where", "keyword", NULL},
+    {"tracer_data.most_in", "keyword", NULL},
+    {"tracer_data.comm", "keyword", NULL},
+    {"tracer_data.process_name", "keyword", NULL},
+    {"tracer_data.victim_process_name", "keyword", NULL},
+    {"tracer_data.limit_cgroup", "keyword", NULL},
+    {"tracer_data.ifname", "keyword", NULL},
+    {"tracer_data.linkstatus", "keyword", NULL},
+    {"tracer_data.bond", "keyword", NULL},
+    {"tracer_data.direction", "keyword", NULL},
+    {"tracer_data.repeat.count", "long", NULL},
+    {"tracer_data.lost", "long", NULL},
+    {"tracer_data.offtime", "long", NULL},
+    {"tracer_data.latency_ms", "long", NULL},
+    {"tracer_data.duration_ms", "long", NULL},
+    {"tracer_data.deltatime", "long", NULL},
+    {"tracer_data.victim_rss_bytes", "long", NULL},
 };
 
 /** The object of that name in another; made if it is not there. */
@@ -72,6 +97,8 @@ static json_t *mappings(const struct elasticsearch_options *o)
 
         if (fields[i].format)
             json_object_set_new(type, "format", json_string(fields[i].format));
+        if (strcmp(fields[i].type, "keyword") == 0)
+            json_object_set_new(type, "ignore_above", json_integer(KEYWORD_MAX));
         if (*fields[i].field == '@' && o->mode != ELASTICSEARCH_DATASTREAM)
             json_decref(type);
         else

@@ -6,7 +6,7 @@
 #include "targets/elasticsearch.h"
 
 /** Goes up with each change of the template. */
-#define ELASTICSEARCH_TEMPLATE_VERSION 1
+#define ELASTICSEARCH_TEMPLATE_VERSION 2
 
 enum elasticsearch_flavour { FLAVOUR_ELASTICSEARCH, FLAVOUR_OPENSEARCH };
 

@@ -73,6 +73,11 @@ static void test_template(void **state)
     assert_at(t, "template mappings properties tracer_data properties stack",
               "{\"type\":\"text\"}");
     assert_at(t, "template mappings properties process properties cmdline", "{\"type\":\"text\"}");
+    /* As the other texts, which are longer than Lucene takes if somebody wants it so. */
+    assert_at(t, "template mappings properties tracer_data properties place",
+              "{\"ignore_above\":8191,\"type\":\"keyword\"}");
+    assert_at(t, "template mappings properties tracer_data properties offtime",
+              "{\"type\":\"long\"}");
     assert_nothing_at(t, "template mappings properties @timestamp");
     assert_at(t, "template mappings dynamic_templates 0 stacks mapping", "{\"type\":\"text\"}");
     assert_at(t, "template mappings dynamic_templates 1 texts mapping",
@@ -132,7 +137,8 @@ static void test_check(void **state)
         {404, "{}", "there is no index template fleet"},
         {200, "{\"index_templates\":[{\"index_template\":{\"version\":0}}]}", "earlier version"},
         {200, "{\"index_templates\":[{\"index_template\":{}}]}", "earlier version"},
-        {200, "{\"index_templates\":[{\"index_template\":{\"version\":1}}]}", NULL},
+        {200, "{\"index_templates\":[{\"index_template\":{\"version\":1}}]}", "earlier version"},
+        {200, "{\"index_templates\":[{\"index_template\":{\"version\":2}}]}", NULL},
         {200, "{\"index_templates\":[{\"index_template\":{\"version\":99}}]}", NULL},
         {200, "{\"index_templates\":[]}", NULL},
         {200, "<html>", NULL},
