@@ -1,56 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records in real servers: each there, once, and found by what it holds."""
 
-import json
-import os
 import re
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from cluster import SERVERS, WITH_STREAMS, Cluster, Guard
+from cluster import SERVERS, WITH_STREAMS, Guard
 from harness import wait_until
-from upload import begin, filled, huatuo, ids, rejected, stored_ids, target  # noqa: F401 (a fixture)
+from there import MINUTE, set_up, wait_there
+from upload import begin, filled, rejected, target  # noqa: F401 (a fixture)
 
 CASES = ("oom", "directreclaim", "netdev_event", "lacp")
-MINUTE = 60
-
-
-@pytest.fixture(scope="module", params=list(SERVERS))
-def cluster(request):
-    one = Cluster(request.param, Path(os.environ["HUATUO_SERVERS"]))
-    try:
-        yield one.start()
-    finally:
-        one.close()
-
-
-def wait_there(cluster, one, index="huatuo*", but=()):
-    """All that is in the store is at the server, once."""
-    found = []
-
-    def there():
-        # A document that is there twice is in two indices.
-        found[:] = [hit["_id"] for hit in cluster.search(index=index, _source=False)["hits"]]
-        return sorted(found) == sorted(set(stored_ids(one)) - set(but))
-
-    wait_until(there, 2 * MINUTE, lambda: f"{len(stored_ids(one))} records; there are {len(found)}; {target(one)}", every=1)
-
-
-def set_up(cluster, url=None, index="huatuo", **options):
-    options = {"url": url or cluster.url, "index": index, **options}
-    words = [word for key, value in options.items() for word in ("--set", f"elasticsearch.{key}={value}")]
-    code, output, errors = huatuo("elasticsearch", "setup", *words)
-    assert f"index template /_index_template/{index} is installed" in output, errors
-    assert code == 1 and "policy" in errors  # that archive has neither ILM nor ISM
-
-
-@pytest.fixture
-def clean(cluster):
-    """No index of ours, and the template as `setup` makes it."""
-    cluster.ask("DELETE", "/huatuo*")
-    set_up(cluster)
-    return cluster
 
 
 def find(cluster, **query):
