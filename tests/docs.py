@@ -257,6 +257,28 @@ def check_types(tree):
                     yield f"{page.name}:{number}: {path.partition('.')[2]} is {kind}, at {where} it is {was}"
 
 
+WRITER = "tests/dashboards.py"
+DASHBOARDS = "deploy/dashboards.ndjson"
+
+
+def check_dashboards(tree):
+    """The objects for Kibana and OpenSearch Dashboards are up to date, and name fields that are written."""
+    written = {"tracer_data", "process"}.union(*(set(what.findall(tree.read(c))) for _, _, c, what in TABLES))
+    written = written.union(*(fields_of(tree, kind) for kind in tree.kinds))
+    run = subprocess.run([sys.executable, tree.root / WRITER], capture_output=True, text=True, check=False)
+    ours, theirs = tree.read(DASHBOARDS).splitlines(), run.stdout.splitlines()
+    if run.returncode != 0 or not theirs:
+        yield f"{WRITER}:1: failed with {run.returncode}: {run.stderr.strip()}"
+        return
+    for number in range(max(len(ours), len(theirs))):
+        if ours[number : number + 1] != theirs[number : number + 1]:
+            yield f"{DASHBOARDS}:{number + 1}: differs; write it with `{WRITER} --write`"
+            return
+    for number, line in enumerate(ours, 1):
+        for field in sorted(set(re.findall(r"(?:tracer_data|process)\.(\w+)", line)) - written):
+            yield f"{DASHBOARDS}:{number}: nothing writes a field {field}"
+
+
 # What the agent says: its log, and the errors that are passed on to it.
 SAID = re.compile(r"\b(?:log_(?:error|warning|info)\(|snprintf\(|problem\(r,[^;\"]*?,(?=\s*\"))\s*")
 BUFFERS = re.compile(r"(?:error,\s*error_size|ret,\s*ret_size|note,\s*note_size|problem,\s*sizeof\(problem\)|(?:\w+->reason),\s*sizeof\(\w+->reason\)),\s*")
@@ -330,6 +352,7 @@ CHECKS = [
     check_fields,
     check_examples,
     check_types,
+    check_dashboards,
     check_messages,
 ]
 
@@ -397,6 +420,8 @@ SAMPLE = {
         '{"tracer_name": "oom", "tracer_data": {"reason": [{"of": "x"}]}}',
         "```",
     ],
+    "tests/dashboards.py": ["print('tracer_data.reason'); print('tracer_data.bogus WRON' + 'G'); print(3)"],
+    "deploy/dashboards.ndjson": ["tracer_data.reason", "tracer_data.bogus WRONG", "3"],
     "docs/events/stray.md": ["# WRONG"],
     "docs/events/drop.md": [
         "# drop",
