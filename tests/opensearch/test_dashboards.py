@@ -433,6 +433,7 @@ def test_objects():
             texts.append(source_of(one))
         wanted = re.findall(r'RefName": "([^"]+)"', json.dumps(texts))
         assert sorted(wanted) == sorted(r["name"] for r in one["references"]), one["id"]
+    assert f'{{"successCount":{len(OBJECTS)},' in (ROOT / "docs/elasticsearch.md").read_text()
     (pattern,) = of_type("index-pattern").values()
     assert pattern["attributes"]["title"] == "huatuo*" and pattern["attributes"]["timeFieldName"] == TIME
     assert set(SEARCHES + CHARTS) == set(FINDS)
