@@ -294,3 +294,5 @@ extern const struct event *const events[];
 extern const size_t n_events;
 
 const struct event *event_find(const char *name);
+/** The kind that a record is of; NULL: it is none's, but the agent's own (coverage). */
+const struct event *event_of_tracer(const char *tracer_name);

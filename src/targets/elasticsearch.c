@@ -69,14 +69,6 @@ static const struct option option_table[] = {
 
 /* ---- a record as a document */
 
-static const struct event *event_of(const char *tracer_name)
-{
-    for (size_t i = 0; i < n_events; i++)
-        if (strcmp(events[i]->tracer_name, tracer_name) == 0)
-            return events[i];
-    return NULL;
-}
-
 static bool is_date(const char *text)
 {
     static const char form[] = "dddd-dd-dd";
@@ -108,7 +100,7 @@ static void add(const void *options, const struct target_record *record, uint64_
                 struct text *body)
 {
     const struct elasticsearch_options *o = options;
-    const struct event *event = event_of(record->tracer_name);
+    const struct event *event = event_of_tracer(record->tracer_name);
     const char *cases = event && event->is_case ? "_cases" : "";
     char date[DATE_LEN + 1], timestamp[CLOCK_TEXT_MAX];
 

@@ -183,18 +183,10 @@ static uint64_t observed_ns(const json_t *json, const struct target_record *reco
                : record->realtime_ns;
 }
 
-static bool is_event(const char *tracer_name)
-{
-    for (size_t i = 0; i < n_events; i++)
-        if (strcmp(events[i]->tracer_name, tracer_name) == 0)
-            return true;
-    return false;
-}
-
 /** What tells of the agent itself is nothing to worry about. */
 static void add_severity(struct text *out, const struct target_record *record)
 {
-    bool event = is_event(record->tracer_name);
+    bool event = event_of_tracer(record->tracer_name) != NULL;
 
     text_addf(out, "\"severityNumber\":%d,\"severityText\":\"%s\",\"eventName\":\"huatuo.",
               event ? SEVERITY_WARN : SEVERITY_INFO, event ? "WARN" : "INFO");
