@@ -16,7 +16,8 @@
 #define POLL_MS         1000
 #define RETRY_AFTER_MAX (300 * NS_PER_SEC) /* nobody may send us away for a day */
 
-enum secret { PASSWORD, API_KEY, BEARER_TOKEN, CA, CERT, KEY, N_SECRETS };
+/* Up to PATH they are single lines. */
+enum secret { PASSWORD, API_KEY, BEARER_TOKEN, PATH, CA, CERT, KEY, N_SECRETS };
 
 /** A file that the configuration names, or a variable of the environment, as it was read. */
 struct secret_text {
@@ -86,6 +87,32 @@ int http_check_urls(const struct string_list *list, char *error, size_t error_si
     return 0;
 }
 
+static bool has_path(const char *url)
+{
+    const char *host = after_scheme(url), *path = host ? host + strcspn(host, "/?#") : "";
+
+    return *path && strcmp(path, "/") != 0;
+}
+
+const char *http_check_host(const char *text)
+{
+    return has_path(text) ? NULL : http_check_url(text);
+}
+
+int http_check_hosts(const struct string_list *list, char *error, size_t error_size)
+{
+    for (size_t i = 0; i < list->n; i++) {
+        if (!has_path(list->items[i]))
+            continue;
+        snprintf(error, error_size,
+                 "item %zu: there must be nothing behind the host and its port, as it is shown in "
+                 "places and may be a secret; write that into a file, and its name into path_file",
+                 i + 1);
+        return -EINVAL;
+    }
+    return http_check_urls(list, error, error_size);
+}
+
 /* ---- files and secrets */
 
 static const char *file_of(const struct http_options *o, enum secret which)
@@ -94,6 +121,7 @@ static const char *file_of(const struct http_options *o, enum secret which)
         [PASSWORD] = o->password_file,
         [API_KEY] = o->api_key_file,
         [BEARER_TOKEN] = o->bearer_token_file,
+        [PATH] = o->path_file,
         [CA] = o->ca_file,
         [CERT] = o->cert_file,
         [KEY] = o->key_file,
@@ -102,7 +130,7 @@ static const char *file_of(const struct http_options *o, enum secret which)
     return files[which];
 }
 
-static const char *const names[N_SECRETS] = {"password", "api_key", "bearer_token",
+static const char *const names[N_SECRETS] = {"password", "api_key", "bearer_token", "path",
                                              "ca",       "cert",    "key"};
 
 static void secret_done(struct secret_text *secret)
@@ -118,7 +146,7 @@ static const char *from_environment(const struct http *h, enum secret which)
     char variable[128];
     size_t len;
 
-    if (which > BEARER_TOKEN)
+    if (which > PATH)
         return NULL;
     len = (size_t)snprintf(variable, sizeof(variable), "HUATUO_%s_%s", h->section, names[which]);
     for (size_t i = 0; i < MIN(len, sizeof(variable) - 1); i++)
@@ -152,6 +180,8 @@ static int load(struct http *h, enum secret which)
     _cleanup_(secret_done) struct secret_text secret = {};
     int r = 0;
 
+    if (!path)
+        return 0;
     if (*path) {
         r = read_secret(path, &secret);
     } else if (value) {
@@ -161,7 +191,7 @@ static int load(struct http *h, enum secret which)
     } else {
         return 0;
     }
-    if (r == 0 && which <= BEARER_TOKEN)
+    if (r == 0 && which <= PATH)
         r = trim(&secret);
     if (r < 0) {
         const char *why = r == -ENODATA   ? "it is empty"
@@ -196,7 +226,7 @@ static void reload_refused(struct http *h)
     char problem[sizeof(h->problem)];
 
     memcpy(problem, h->problem, sizeof(problem));
-    for (unsigned i = PASSWORD; i <= BEARER_TOKEN; i++)
+    for (unsigned i = PASSWORD; i <= PATH; i++)
         if (h->secrets[i].bytes)
             load(h, (enum secret)i);
     memcpy(h->problem, problem, sizeof(problem)); /* the one that we have goes on being used */
@@ -261,7 +291,7 @@ bool http_exposes_secret(const struct http *h)
 {
     bool secret = false;
 
-    for (unsigned i = PASSWORD; i <= BEARER_TOKEN; i++)
+    for (unsigned i = PASSWORD; i <= PATH; i++)
         secret |= h->secrets[i].bytes != NULL;
     for (size_t i = 0; secret && i < h->options->url.n; i++) {
         const char *url = h->options->url.items[i], *host = after_scheme(url);
@@ -373,9 +403,15 @@ static void set_url(struct http *h, const char *path)
     while (len && url[len - 1] == '/')
         len--;
     text_add(&whole, url, len);
+    if (h->secrets[PATH].bytes) {
+        text_adds(&whole, *h->secrets[PATH].bytes == '/' ? "" : "/");
+        text_adds(&whole, h->secrets[PATH].bytes);
+    }
     text_adds(&whole, path);
     if (!whole.failed)
         h->curl.easy_setopt(h->easy, CURLOPT_URL, whole.data);
+    if (whole.data)
+        explicit_bzero(whole.data, whole.len);
 }
 
 static void set_up(struct http *h, const struct http_request *request, struct http_answer *answer,

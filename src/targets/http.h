@@ -11,10 +11,11 @@
 
 enum http_verify { HTTP_VERIFY_FULL, HTTP_VERIFY_NONE };
 
-/** First member of every such target's option struct; its rows are HTTP_OPTIONS(). */
+/** First member of every such target's option struct; its rows are HTTP_OPTIONS(), or some. */
 struct http_options {
     struct string_list url;
     char *username, *password_file, *api_key_file, *bearer_token_file;
+    char *path_file; /* what follows `url` as a secret; NULL: the target has no such option */
     char *ca_file, *cert_file, *key_file;
     uint64_t tls_verify;     /* enum http_verify */
     uint64_t timeout;        /* ns, of a whole request */
@@ -26,20 +27,19 @@ struct http_options {
 /** Fit option.check and option.check_list. */
 const char *http_check_url(const char *text);
 int http_check_urls(const struct string_list *list, char *error, size_t error_size);
+/** The same of a target with a path_file: what follows the host is refused, and not repeated. */
+const char *http_check_host(const char *text);
+int http_check_hosts(const struct string_list *list, char *error, size_t error_size);
 
 extern const char *const http_verify_words[];
 
 #define HTTP_OPTION(strukt, name, kind, value)                                                     \
     .key = #name, .type = kind, .offset = offsetof(strukt, http.name), .fallback = value
 
-#define HTTP_OPTIONS(strukt)                                                                       \
-    {HTTP_OPTION(strukt, url, OPTION_LIST, ""), .check = http_check_url,                           \
-     .check_list = http_check_urls,                                                                \
-     .help =                                                                                       \
-         "Where the server is, as `https://host:port`; empty: nothing is uploaded. With several, " \
-         "the next is asked when one does not answer."},                                           \
-        {HTTP_OPTION(strukt, username, OPTION_STRING, ""),                                         \
-         .help = "Who logs in, with the password of `password_file`."},                            \
+/** Who we are to the server, and who it is. */
+#define HTTP_SERVER_OPTIONS(strukt)                                                                \
+    {HTTP_OPTION(strukt, username, OPTION_STRING, ""),                                             \
+     .help = "Who logs in, with the password of `password_file`."},                                \
         {HTTP_OPTION(strukt, password_file, OPTION_STRING, ""),                                    \
          .help = "File with the password; read at the start by root. Secrets may also come from "  \
                  "the environment: HUATUO_SECTION_PASSWORD, _API_KEY, _BEARER_TOKEN."},            \
@@ -56,9 +56,20 @@ extern const char *const http_verify_words[];
          .help = "Its private key (PEM, without a passphrase)."},                                  \
         {HTTP_OPTION(strukt, tls_verify, OPTION_ENUM, "full"), .words = http_verify_words,         \
          .help = "`none`: talk to whoever answers, whatever certificate it shows."},               \
-        {HTTP_OPTION(strukt, timeout, OPTION_DURATION, "30s"), .min = NS_PER_SEC,                  \
-         .max = 600 * NS_PER_SEC,                                                                  \
-         .help = "How long a request may take before it counts as failed."},                       \
+    {                                                                                              \
+        HTTP_OPTION(strukt, timeout, OPTION_DURATION, "30s"),                                      \
+            .min = NS_PER_SEC, .max = 600 * NS_PER_SEC,                                            \
+            .help = "How long a request may take before it counts as failed."                      \
+    }
+
+/** Of a target to which records go as they are. */
+#define HTTP_OPTIONS(strukt)                                                                       \
+    {HTTP_OPTION(strukt, url, OPTION_LIST, ""), .check = http_check_url,                           \
+     .check_list = http_check_urls,                                                                \
+     .help =                                                                                       \
+         "Where the server is, as `https://host:port`; empty: nothing is uploaded. With several, " \
+         "the next is asked when one does not answer."},                                           \
+        HTTP_SERVER_OPTIONS(strukt),                                                               \
         {HTTP_OPTION(strukt, batch_size, OPTION_SIZE, "4MiB"), .min = 1024,                        \
          .max = 64 * 1024 * 1024,                                                                  \
          .help = "Size in bytes of a request at most, before compression; a request holds at "     \
@@ -99,7 +110,7 @@ bool http_next(struct http *h);
 bool http_exposes_secret(const struct http *h);
 
 struct http_request {
-    const char *method, *path; /* path begins with a slash, and may have a query */
+    const char *method, *path; /* path begins with a slash and may have a query, or is "" */
     const char *content_type;  /* NULL: there is no body */
     const char *body;
     size_t len;

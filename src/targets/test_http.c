@@ -13,7 +13,8 @@
 struct strukt {
     struct http_options http;
 };
-static const struct option table[] = {HTTP_OPTIONS(struct strukt), {}};
+static const struct option table[] = {
+    HTTP_OPTIONS(struct strukt), {HTTP_OPTION(struct strukt, path_file, OPTION_STRING, "")}, {}};
 
 static void set(struct strukt *s, const char *key, const char *value)
 {
@@ -291,6 +292,46 @@ static void test_secrets(void **state)
     http_free(h);
 }
 
+static void assert_request_line(const struct scene *scene, const char *expected)
+{
+    assert_int_equal(strncmp(scene->head, expected, strlen(expected)), 0);
+}
+
+/** What follows the host is a secret, as where a webhook of a chat is. */
+static void test_secret_path(void **state)
+{
+    const struct http_request bare = {.method = "POST", .path = "", .content_type = "a/b"};
+    struct scene *scene = *state;
+    struct http_answer answer;
+    struct http *h;
+    int r;
+
+    set_file(scene, "path_file", "/path", "/services/T0/geheim?sig=a%20b\n");
+    h = open_http(scene);
+    r = http_do(h, &bare, &answer);
+    http_answer_done(&answer);
+    assert_null(strstr(http_url(h), "geheim"));
+    http_free(h);
+    assert_int_equal(r, 0);
+    assert_request_line(scene, "POST /services/T0/geheim?sig=a%20b HTTP/1.1\r\n");
+
+    set_file(scene, "path_file", "/path", "geheim");
+    h = open_http(scene);
+    r = ask(h);
+    http_free(h);
+    assert_int_equal(r, 200);
+    assert_request_line(scene, "POST /geheim/_bulk?x=y HTTP/1.1\r\n");
+
+    /* It is not asked without it. */
+    set(&scene->options, "path_file", "/nonexistent/path");
+    h = open_http(scene);
+    assert_non_null(strstr(http_problem(h), "reading elasticsearch.path_file /nonexistent/path"));
+    r = ask(h);
+    http_free(h);
+    assert_int_equal(r, -EIO);
+    assert_int_equal(scene->server.requests, 2);
+}
+
 static void test_bad_secrets(void **state)
 {
     static const char *const bad[] = {"", "\n", "two\nlines", "a\r\nX-Other: b"};
@@ -347,6 +388,37 @@ static void test_urls(void **state)
     option_done(table, &s);
 }
 
+/** Where what follows the host may be a secret, it is refused and not repeated. */
+static void test_hosts(void **state)
+{
+    static const struct option hosts[] = {{HTTP_OPTION(struct strukt, url, OPTION_LIST, ""),
+                                           .check = http_check_host,
+                                           .check_list = http_check_hosts},
+                                          {}};
+    static const char *const good[] = {"https://a", "https://a:1/", "http://[::1]:1"};
+    static const char *const bad[] = {"https://a/geheim",
+                                      "https://a?geheim",
+                                      "https://a#geheim",
+                                      "https://a:1//geheim",
+                                      "https://u:geheim@a",
+                                      "https://u:geheim@a/geheim",
+                                      "http://b,http://a/x y?geheim"};
+    char error[512];
+    struct strukt s;
+
+    (void)state;
+    assert_int_equal(option_defaults(hosts, &s), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+        assert_int_equal(option_parse(hosts, good[i], &s, error, sizeof(error)), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        if (option_parse(hosts, bad[i], &s, error, sizeof(error)) != -EINVAL ||
+            strstr(error, "geheim") || !strstr(error, "_file"))
+            fail_msg("%s: %s", bad[i], error);
+    }
+    assert_int_equal(option_parse(hosts, "a:1", &s, error, sizeof(error)), -EINVAL);
+    option_done(hosts, &s);
+}
+
 static void test_exposed(void **state)
 {
     static const struct {
@@ -377,10 +449,18 @@ static void test_exposed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_request),          TEST(test_get),         TEST(test_statuses),
-        TEST(test_failures),         TEST(test_stop),        TEST(test_long_answer),
-        TEST(test_secrets),          TEST(test_bad_secrets), TEST(test_exposed),
+        TEST(test_request),
+        TEST(test_get),
+        TEST(test_statuses),
+        TEST(test_failures),
+        TEST(test_stop),
+        TEST(test_long_answer),
+        TEST(test_secrets),
+        TEST(test_bad_secrets),
+        TEST(test_exposed),
+        TEST(test_secret_path),
         cmocka_unit_test(test_urls),
+        cmocka_unit_test(test_hosts),
     };
 
     return cmocka_run_group_tests_name("http", tests, NULL, NULL);
