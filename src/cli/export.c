@@ -94,7 +94,8 @@ static int usage_to(const char *to)
     char quoted[TEXT_QUOTED_MAX];
 
     for (size_t i = 0; i < n_targets; i++)
-        text_addf(&names, ", %s", targets[i]->name);
+        if (!targets[i]->composer)
+            text_addf(&names, ", %s", targets[i]->name);
     if (!to)
         return cli_usage(&cli_export, "say where to: --to " NDJSON "%s",
                          names.data ? names.data : "");
@@ -125,6 +126,8 @@ static int run(int argc, char **argv)
     if (status != CLI_OK)
         return status;
     target = to ? target_find(to) : NULL;
+    if (target && target->composer)
+        target = NULL; /* it sends messages, not records */
     if (!to || (!target && strcmp(to, NDJSON) != 0))
         return usage_to(to);
     signal(SIGPIPE, SIG_IGN);

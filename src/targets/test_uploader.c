@@ -94,6 +94,83 @@ static const struct target framed = {
     .explain = explain,
 };
 
+/* ---- one that makes a message of many records: their sum, at once, in a second, or in an hour */
+
+struct sum {
+    uint64_t n, sum, due_ns;
+};
+#define IN_A_SECOND 500U
+#define URGENT      1000U /* and more */
+
+static void sum_look(void *memory, const struct target_record *record)
+{
+    const char *at = memmem(record->json, record->len, "\"n\":", 4);
+    unsigned long n = strtoul(at + 4, NULL, 10);
+    uint64_t now_ns = clock_now_ns(CLOCK_MONOTONIC);
+    struct sum *s = memory;
+
+    s->n++;
+    s->sum += n;
+    if (n == 0)
+        return; /* of this one nothing is said */
+    if (n >= URGENT)
+        s->due_ns = 1;
+    else if (!s->due_ns)
+        s->due_ns = now_ns + (n == IN_A_SECOND ? 1 : 3600) * NS_PER_SEC;
+}
+
+static uint64_t sum_due_ns(const void *options, const void *memory)
+{
+    const struct sum *s = memory;
+
+    (void)options;
+    return s->due_ns ? s->due_ns : UINT64_MAX;
+}
+
+static void sum_compose(const void *options, void *memory, uint64_t realtime_ns, struct text *body)
+{
+    const struct sum *s = memory;
+
+    (void)options;
+    assert_true(realtime_ns > TIME_0_NS);
+    text_addf(body, "%" PRIu64 " of %" PRIu64 "\n", s->sum, s->n);
+}
+
+static void sum_sent(void *memory, uint64_t monotonic_ns)
+{
+    assert_true(monotonic_ns > 0 && monotonic_ns <= clock_now_ns(CLOCK_MONOTONIC));
+    *(struct sum *)memory = (struct sum){};
+}
+
+static int read_thanks(const void *options, const char *answer, size_t len,
+                       struct target_answer *ret, size_t n)
+{
+    (void)options;
+    (void)ret;
+    assert_int_equal(n, 0);
+    return len == 6 && memcmp(answer, "thanks", 6) == 0 ? 0 : -EBADMSG;
+}
+
+static const struct target_composer summing_composer = {
+    .size = sizeof(struct sum),
+    .look = sum_look,
+    .due_ns = sum_due_ns,
+    .compose = sum_compose,
+    .sent = sum_sent,
+};
+
+static const struct target summing = {
+    .name = "testing",
+    .summary = "A test.",
+    .options = table,
+    .options_size = sizeof(struct options),
+    .content_type = "text/plain",
+    .composer = &summing_composer,
+    .path = path,
+    .read = read_thanks,
+    .explain = explain,
+};
+
 struct scene {
     char folder[64];
     struct store_options store_options;
@@ -113,7 +190,9 @@ struct scene {
     unsigned letters[N_MAX];      /* how many times */
     const char *status, *headers; /* said instead, `n_status` times */
     unsigned n_status, n_cut, n_lies;
-    bool bad[N_MAX]; /* a request that it is in is 400 */
+    bool bad[N_MAX];  /* a request that it is in is 400 */
+    char message[64]; /* the last one that was taken, of `summing` */
+    unsigned n_messages;
 };
 
 /** The records' lines alone; false: it holds a bad one. */
@@ -176,6 +255,13 @@ static void serve(void *arg, const struct test_request *request, struct text *ou
     } else if (scene->n_lies) {
         scene->n_lies--;
         test_answer(out, "200 OK", "", "<html>welcome</html>");
+    } else if (scene->target == &summing) {
+        snprintf(scene->message, sizeof(scene->message), "%s", body);
+        scene->n_messages++;
+        if (scene->n_cut)
+            scene->n_cut--;
+        else
+            test_answer(out, "200 OK", "", "thanks");
     } else {
         unsigned lines = take_lines(scene, body, &letters);
 
@@ -664,6 +750,130 @@ static void test_ends_at_once(void **state)
     assert_int_equal(counts_of(scene).uploaded, 3);
 }
 
+/* ---- messages */
+
+static void assert_message(struct scene *scene, unsigned n, const char *expected)
+{
+    wait_until(__atomic_load_n(&scene->n_messages, __ATOMIC_ACQUIRE) == n);
+    pthread_mutex_lock(&scene->mutex);
+    assert_string_equal(scene->message, expected);
+    pthread_mutex_unlock(&scene->mutex);
+}
+
+static void begin_summing(struct scene *scene)
+{
+    scene->target = &summing;
+    scene->options.http.compress = false;
+    begin(scene);
+}
+
+/** One of all that there is, however many batches that would be. */
+static void test_message(void **state)
+{
+    struct scene *scene = *state;
+
+    put_stored(scene, 0, 3000);
+    begin_summing(scene);
+    assert_message(scene, 1, "4498500 of 3000\n");
+    wait_until(counts_of(scene).seq == 3000);
+    assert_int_equal(counts_of(scene).uploaded, 3000);
+    wait_until(state_of(scene).oldest_ns == 0);
+}
+
+/** What is not due is held: in the store, as a crash would lose what is in memory. */
+static void test_message_is_held(void **state)
+{
+    struct scene *scene = *state;
+
+    put_stored(scene, 0, 1); /* of which there is nothing to be said */
+    begin_summing(scene);
+    wait_until(counts_of(scene).seq == 1);
+    put_stored(scene, 1, 20);
+    wait_until(state_of(scene).oldest_ns == TIME_0_NS + NS_PER_SEC);
+    usleep(50 * 1000);
+    assert_int_equal(counts_of(scene).seq, 1);
+    assert_int_equal(scene->n_messages, 0);
+    assert_true(end(scene, soon())); /* that it ends is no reason either */
+    assert_int_equal(scene->n_messages, 0);
+    assert_int_equal(counts_of(scene).uploaded, 1);
+
+    begin_summing(scene);
+    wait_until(state_of(scene).oldest_ns != 0);
+    put_stored(scene, 1001, 1);
+    assert_message(scene, 1, "1211 of 21\n");
+    wait_until(counts_of(scene).uploaded == 22);
+    assert_int_equal(counts_of(scene).retried, 0);
+}
+
+/** Without anything new it is sent when it is due. */
+static void test_message_comes_in_time(void **state)
+{
+    struct scene *scene = *state;
+    uint64_t began = clock_now_ns(CLOCK_MONOTONIC);
+
+    put_stored(scene, IN_A_SECOND, 2);
+    begin_summing(scene);
+    assert_message(scene, 1, "1001 of 2\n");
+    assert_true(clock_now_ns(CLOCK_MONOTONIC) - began >= NS_PER_SEC);
+    wait_until(counts_of(scene).uploaded == 2);
+}
+
+/** What comes while it is not taken is in it when it is. */
+static void test_message_not_taken(void **state)
+{
+    struct scene *scene = *state;
+
+    scene->status = "503 Not Now";
+    scene->n_status = UINT_MAX;
+    put_stored(scene, 1001, 1);
+    begin_summing(scene);
+    wait_until(*state_of(scene).problem);
+    assert_non_null(strstr(state_of(scene).problem, "status 503: because"));
+    put_stored(scene, 1, 1);
+    pthread_mutex_lock(&scene->mutex);
+    scene->status = "413 Too Large"; /* there is no half of it */
+    pthread_mutex_unlock(&scene->mutex);
+    wait_until(strstr(state_of(scene).problem, "status 413"));
+    assert_int_equal(counts_of(scene).seq, 0);
+    pthread_mutex_lock(&scene->mutex);
+    scene->n_status = 0;
+    scene->n_cut = 1;
+    pthread_mutex_unlock(&scene->mutex);
+    assert_message(scene, 2, "1002 of 2\n"); /* not known to have arrived: twice */
+    wait_until(counts_of(scene).uploaded == 2);
+    assert_int_equal(counts_of(scene).rejected, 0);
+    assert_true(counts_of(scene).retried >= 2);
+    assert_string_equal(state_of(scene).problem, "");
+}
+
+static void test_message_lies(void **state)
+{
+    struct scene *scene = *state;
+
+    scene->n_lies = UINT_MAX;
+    put_stored(scene, 1001, 1);
+    begin_summing(scene);
+    wait_until(strstr(state_of(scene).problem, "is not that of testing"));
+    assert_int_equal(counts_of(scene).uploaded, 0);
+    set_trouble(scene, &scene->n_lies, 0);
+    wait_until(counts_of(scene).uploaded == 1);
+}
+
+/** The next server may take it. */
+static void test_message_failover(void **state)
+{
+    struct scene *scene = *state;
+    char urls[128], error[256];
+
+    snprintf(urls, sizeof(urls), "http://127.0.0.1:1,%s", scene->options.http.url.items[0]);
+    assert_int_equal(
+        option_parse(option_find(table, "url"), urls, &scene->options, error, sizeof(error)), 0);
+    put_stored(scene, 1001, 1);
+    begin_summing(scene);
+    assert_message(scene, 1, "1001 of 1\n");
+    wait_until(counts_of(scene).uploaded == 1);
+}
+
 /* ---- a range once more */
 
 struct refused {
@@ -755,6 +965,12 @@ int main(int argc, char **argv)
         TEST(test_deleted_between_tries),
         TEST(test_damaged_record),
         TEST(test_ends_at_once),
+        TEST(test_message),
+        TEST(test_message_is_held),
+        TEST(test_message_comes_in_time),
+        TEST(test_message_not_taken),
+        TEST(test_message_lies),
+        TEST(test_message_failover),
         TEST(test_resend),
         TEST(test_resend_patience),
     };

@@ -84,6 +84,12 @@ struct uploader {
     bool checked;      /* how the server is set up */
     bool store_failed; /* the last failure was not the server's */
 
+    /* Of a target with a composer: */
+    void *memory;            /* the composer's; owned */
+    uint64_t held;           /* records up to `cursor` that the store's cursor has not passed */
+    uint64_t held_oldest_ns; /* CLOCK_REALTIME */
+    uint64_t due_ns;         /* when there is a message to be sent; UINT64_MAX: there is none */
+
     /* Instead of following the store; NULL: it is followed. */
     const struct store_query *query;
     struct uploader_resent *resent;
@@ -112,11 +118,14 @@ static void wait_until(struct uploader *u, uint64_t until_ns)
     pthread_mutex_unlock(&u->mutex);
 }
 
+/** Or until a message is due. */
 static void wait_for_records(struct uploader *u)
 {
+    const struct timespec until = timespec_of(u->due_ns);
+
     pthread_mutex_lock(&u->mutex);
-    while (!u->woken && !u->ending)
-        pthread_cond_wait(&u->changed, &u->mutex);
+    while (!u->woken && !u->ending && now_ns() < u->due_ns)
+        pthread_cond_timedwait(&u->changed, &u->mutex, &until);
     u->woken = false;
     pthread_mutex_unlock(&u->mutex);
 }
@@ -292,15 +301,20 @@ static bool is_damaged(const struct store_row *row)
            memchr(row->json, '\n', row->len);
 }
 
-static int add_row(void *arg, const struct store_row *row)
+static struct target_record record_of(const struct store_row *row)
 {
-    const struct target_record record = {
+    return (struct target_record){
         .realtime_ns = row->realtime_ns,
         .id = row->id,
         .tracer_name = row->tracer_name,
         .json = row->json,
         .len = row->len,
     };
+}
+
+static int add_row(void *arg, const struct store_row *row)
+{
+    const struct target_record record = record_of(row);
     struct uploader *u = arg;
     struct batch *b = &u->batch;
     struct window *w = &u->window;
@@ -508,7 +522,7 @@ static enum round take_answers(struct uploader *u, const struct target_answer *a
 
 static enum round read_answers(struct uploader *u, const struct http_answer *answer)
 {
-    struct target_answer *answers = calloc(u->batch.n, sizeof(*answers));
+    struct target_answer *answers = calloc(MAX(u->batch.n, 1U), sizeof(*answers));
     enum round round = ROUND_FAILED;
     int r = -ENOMEM;
 
@@ -589,7 +603,7 @@ static enum round take_status(struct uploader *u, const struct http_answer *answ
 
     if (answer->status >= 200 && answer->status < 300)
         return read_answers(u, answer);
-    if (answer->status == 413)
+    if (answer->status == 413 && !u->memory)
         return too_large(u);
     if (answer->body.len)
         u->target->explain(answer->body.data, answer->body.len, why, sizeof(why));
@@ -619,8 +633,9 @@ static enum round send_batch(struct uploader *u)
     int r = -ENOMEM;
 
     u->retry_after_ns = 0;
-    u->target->path(u->options, &path);
-    request.path = path.data;
+    if (u->target->path)
+        u->target->path(u->options, &path);
+    request.path = path.data ? path.data : "";
     if (path.failed)
         fail(u, "out of memory");
     else
@@ -678,18 +693,26 @@ static int open_reader(struct uploader *u, char *error, size_t error_size)
     return r;
 }
 
-static enum round round_of(struct uploader *u)
+static enum round fail_to_read(struct uploader *u, int r)
+{
+    u->store_failed = true;
+    fail(u, "reading the store failed: %s", strerror(-r));
+    return ROUND_FAILED;
+}
+
+static void store_works(struct uploader *u)
+{
+    if (u->store_failed)
+        succeed(u);
+    u->store_failed = false;
+}
+
+static enum round batch_round(struct uploader *u)
 {
     bool again = u->window.end != 0;
-    char error[512] = "";
     enum round round;
-    int r = open_reader(u, error, sizeof(error));
+    int r;
 
-    if (r < 0) {
-        u->store_failed = true;
-        fail(u, "%s", error);
-        return ROUND_FAILED;
-    }
     if (u->limit < u->http_options->batch_size && now_ns() >= u->limited_ns + REGROW_NS) {
         u->limit = MIN(2 * u->limit, u->http_options->batch_size);
         u->limited_ns = now_ns();
@@ -698,13 +721,9 @@ static enum round round_of(struct uploader *u)
     if (r < 0) {
         if (!again)
             window_clear(&u->window);
-        u->store_failed = true;
-        fail(u, "reading the store failed: %s", strerror(-r));
-        return ROUND_FAILED;
+        return fail_to_read(u, r);
     }
-    if (u->store_failed)
-        succeed(u);
-    u->store_failed = false;
+    store_works(u);
     if (u->window.end == 0)
         return ROUND_IDLE;
     show_oldest(u, u->batch.oldest_ns);
@@ -721,6 +740,94 @@ static enum round round_of(struct uploader *u)
     return round == ROUND_DONE && (again || u->batch.full) ? ROUND_MORE : round;
 }
 
+/* ---- messages: a composer's */
+
+static int look_at(void *arg, const struct store_row *row)
+{
+    const struct target_record record = record_of(row);
+    struct uploader *u = arg;
+
+    if (u->batch.n == UPLOADER_BATCH_MAX)
+        return 1;
+    u->batch.n++;
+    u->target->composer->look(u->memory, &record);
+    if (u->held++ == 0)
+        u->held_oldest_ns = row->realtime_ns;
+    u->cursor = row->seq;
+    return 0;
+}
+
+/** What is held is in memory only as the composer's sum of it: the store's cursor stays before it,
+ * so that it is read again after a crash. */
+static enum round message_finish(struct uploader *u)
+{
+    enum round round;
+
+    u->window.end = u->cursor;
+    u->window.uploaded = u->held;
+    round = window_finish(u);
+    if (round == ROUND_DONE)
+        u->held = 0;
+    return round;
+}
+
+static enum round message_send(struct uploader *u)
+{
+    const struct target_composer *composer = u->target->composer;
+    enum round round;
+
+    if (batch_begin(u) < 0) {
+        fail(u, "out of memory");
+        return ROUND_FAILED;
+    }
+    composer->compose(u->options, u->memory, clock_now_ns(CLOCK_REALTIME), &u->batch.body);
+    if (u->batch.body.failed) {
+        text_done(&u->batch.body);
+        u->batch.body.failed = false;
+        fail(u, "out of memory");
+        return ROUND_FAILED;
+    }
+    if (u->failures)
+        u->window.retried += u->held;
+    round = send_batch(u);
+    if (round != ROUND_MORE || u->failures) /* the next server */
+        return round;
+    composer->sent(u->memory, now_ns());
+    u->due_ns = UINT64_MAX;
+    return message_finish(u);
+}
+
+static enum round message_round(struct uploader *u)
+{
+    const struct store_query query = {.after_seq = u->cursor};
+    int r;
+
+    u->batch.n = 0;
+    r = store_reader_each(u->reader, &query, look_at, u);
+    if (r < 0)
+        return fail_to_read(u, r);
+    store_works(u);
+    show_oldest(u, u->held ? u->held_oldest_ns : 0);
+    if (r > 0)
+        return ROUND_MORE; /* one message of all that there is */
+    u->due_ns = u->target->composer->due_ns(u->options, u->memory);
+    if (u->due_ns == UINT64_MAX)
+        return u->held ? message_finish(u) : ROUND_IDLE;
+    return now_ns() < u->due_ns ? ROUND_IDLE : message_send(u);
+}
+
+static enum round round_of(struct uploader *u)
+{
+    char error[512] = "";
+
+    if (open_reader(u, error, sizeof(error)) < 0) {
+        u->store_failed = true;
+        fail(u, "%s", error);
+        return ROUND_FAILED;
+    }
+    return u->memory ? message_round(u) : batch_round(u);
+}
+
 static void *run(void *arg)
 {
     struct uploader *u = arg;
@@ -734,7 +841,7 @@ static void *run(void *arg)
 
         if (!more) {
             text_done(&u->batch.body);
-            show_oldest(u, 0);
+            show_oldest(u, u->held ? u->held_oldest_ns : 0);
             wait_for_records(u);
             wait_until(u, now_ns() + u->http_options->flush_interval);
         }
@@ -765,6 +872,7 @@ static struct uploader *uploader_free(struct uploader *u)
     batch_done(&u->batch);
     window_clear(&u->window);
     http_free(u->http);
+    free(u->memory);
     pthread_cond_destroy(&u->changed);
     pthread_mutex_destroy(&u->mutex);
     free(u->path);
@@ -796,6 +904,12 @@ int uploader_new(const struct target *target, const void *options,
     u->most = UPLOADER_BATCH_MAX;
     u->state.target = target->name;
     u->woken = true; /* the store may hold something already */
+    u->due_ns = UINT64_MAX;
+    if (target->composer) {
+        u->memory = calloc(1, target->composer->size);
+        if (!u->memory)
+            return -ENOMEM;
+    }
     r = http_new(target->name, u->http_options, sockets, error, error_size, &u->http);
     if (r < 0)
         return r;
