@@ -60,20 +60,22 @@ def rejected(one, n=1):
 @pytest.fixture
 def filled(agent):
     """filled(n): a store in which n records are, without an agent. They differ in their ids and numbers.
-    `change(i, data)` may change what is in `tracer_data` of the i-th."""
+    `change(i, data)` may change what is in `tracer_data` of the i-th; other arguments are fields of
+    the record, functions of i."""
 
-    def fill(n, change=lambda i, data: None):
+    def fill(n, change=lambda i, data: None, **envelope):
         one = agent("--events", KIND)
         one.stop()
         db = sqlite3.connect(one.store / "huatuo.db")
-        seq, when, name, text = db.execute("SELECT seq, time, tracer_name, json FROM records").fetchone()
+        seq, when, text = db.execute("SELECT seq, time, json FROM records").fetchone()
         record = json.loads(text)
         rows = []
         for i in range(n):
             key = f"{when + i:016x}{random.getrandbits(48):012x}"
             record.update(tracer_id=key, tracer_data={"number": i})
+            record.update({name: of(i) for name, of in envelope.items()})
             change(i, record["tracer_data"])
-            rows.append((key, when + i, name, json.dumps(record, separators=(",", ":"))))
+            rows.append((key, when + i, record["tracer_name"], json.dumps(record, separators=(",", ":"))))
         first = db.execute("SELECT next_seq FROM state").fetchone()[0]
         db.executemany(
             f"INSERT INTO records(seq, id, time, tracer_name, json) VALUES({first} + ?, ?, ?, ?, ?)",
