@@ -383,7 +383,7 @@ def test_two_listeners(agent, server, netns):
 def test_rule(agent, server, way):
     """Rules of the operator's own apply to them, by type too."""
     one_server = server(4)
-    one = start_way(agent, way, dropwatch__ignore="mine: type=listen_overflow_handshake1|syn_flood")
+    one = start_way(agent, way, dropwatch__ignore=f"mine: type=listen_overflow_handshake1|syn_flood netns={one_server.ns.inode}")
     one_server.fill()
     one_server.knock()
     wait_until(lambda: counts(one)["filtered_by"].get("mine") == 1, 10, lambda: counts(one))
