@@ -31,7 +31,7 @@ int arguments_parse(const struct cli_command *command, const struct argument *ta
         const struct argument *row = table;
         size_t name_len = 0;
 
-        if (*word == '-') {
+        if (*word == '-' && word[1]) { /* `-` alone is a word: standard input */
             name_len = strcspn(word, "=");
             if (word[name_len] == '=')
                 value = word + name_len + 1;

@@ -70,12 +70,13 @@ static void test_wrong(void **state)
     assert_int_equal(PARSE(&p, A("--salty=5")), CLI_USAGE);
     assert_int_equal(PARSE(&p, A("--salt")), CLI_USAGE);
     assert_int_equal(PARSE(&p, A("--hot=yes")), CLI_USAGE);
-    assert_int_equal(PARSE(&p, A("-")), CLI_USAGE);
     assert_int_equal(PARSE(&p, A("-qq")), CLI_USAGE);
     assert_int_equal(PARSE(&p, A("soup"), A("bread")), CLI_USAGE);
     assert_int_equal(PARSE(&p, A("\x1b[2J")), CLI_OK);
     assert_int_equal(PARSE(&p, A("=5")), CLI_OK); /* a word */
     assert_string_equal(p.word, "=5");
+    assert_int_equal(PARSE(&p, A("-")), CLI_OK);
+    assert_string_equal(p.word, "-");
 }
 
 int main(void)

@@ -52,6 +52,14 @@ def test_round_trip(filled, elsewhere, tmp_path):  # noqa: F811
     assert len(output.splitlines()) == 5 and set(output.splitlines()) < set(lines)
 
 
+def test_standard_input(filled, elsewhere):  # noqa: F811
+    lines = export(filled(10).store)
+    command = [os.environ["HUATUO"], "import", "-", "--store", elsewhere]
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "imported 12\n", "")
+    assert export(elsewhere) == lines
+
+
 def few(i, data):
     if i < 5:
         data["text"] = "one of a few"
