@@ -720,6 +720,13 @@ static int take_lock(const char *dir, char *error, size_t error_size, int *ret,
     return 0;
 }
 
+static int open_once(struct store *s)
+{
+    int r = writer_open(&s->writer);
+
+    return busfault_happened() ? writer_faulted(&s->writer) : r;
+}
+
 /**
  * A reader that is root's may just be making the files beside the database: for a moment they are
  * not ours (SQLite gives them to the database's owner only then).
@@ -727,19 +734,22 @@ static int take_lock(const char *dir, char *error, size_t error_size, int *ret,
 static int open_patiently(struct store *s)
 {
     const struct timespec nap = {.tv_nsec = (long)OPEN_NAP_NS};
-    int r = writer_open(&s->writer);
+    int r = open_once(s);
 
     for (int tries = 1; (r & 0xff) == SQLITE_CANTOPEN && tries < OPEN_TRIES; tries++) {
         nanosleep(&nap, NULL);
-        r = writer_open(&s->writer);
+        r = open_once(s);
     }
     return r;
 }
 
 static int open_database(struct store *s, char *error, size_t error_size)
 {
-    int r = open_patiently(s);
+    int r;
 
+    /* What an agent that was killed has left may be more than there is room for now. */
+    busfault_guard();
+    r = open_patiently(s);
     if (r == SCHEMA_NEWER || r == SCHEMA_FOREIGN) {
         writer_describe(&s->writer, r, error, error_size);
         return -EPROTONOSUPPORT;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 
 #define WAL_PAGES          20000 /* a checkpoint costs the more often it is made */
@@ -81,8 +82,10 @@ static void close_database(struct writer *w, bool checkpoint)
 
 int writer_faulted(struct writer *w)
 {
+    struct statvfs disk;
+
     close_database(w, false);
-    w->os_error = EROFS;
+    w->os_error = statvfs(w->path, &disk) == 0 && disk.f_bavail == 0 ? ENOSPC : EROFS;
     return SQLITE_IOERR;
 }
 

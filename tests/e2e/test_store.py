@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from disk import disk, full  # noqa: F401 (a fixture)
 from harness import wait_until
 from dropwatch import (
     CLIENT,
@@ -199,57 +200,12 @@ def test_half_record_is_cut_off(agent, client, lose):
 # ---- a disk of the test's own
 
 
-@pytest.fixture
-def disk():
-    """disk(megabytes): a directory for a store, which has a small ext4 on a loop device to itself."""
-    folder = Path(tempfile.mkdtemp(prefix="huatuo-e2e-disk-"))
-    folder.chmod(0o755)
-    mounted = []
-
-    def make(megabytes):
-        image, at = folder / f"image{len(mounted)}", folder / f"disk{len(mounted)}"
-        at.mkdir()
-        with open(image, "wb") as file:
-            file.truncate(megabytes << 20)
-        # No journal, which would take most of the room, nor blocks that only root may fill.
-        command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", str(image)]
-        subprocess.run(command, check=True, capture_output=True)
-        command = ["mount", "-o", "loop,errors=remount-ro", str(image), str(at)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"no loop device to make a small disk of: {done.stderr.strip()}")
-        mounted.append(at)
-        (at / "store").mkdir()
-        return at / "store"
-
-    yield make
-    for at in mounted:
-        subprocess.run(["umount", str(at)], check=True)
-    shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def filled(store):
-    """No room is left on the disk."""
-    path = store.parent / "ballast"
-    with open(path, "wb") as file:
-        size = 1 << 26
-        while size >= 1024:
-            try:
-                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size)
-            except OSError:
-                size //= 2
-    assert os.statvfs(store).f_bavail == 0
-    yield
-    path.unlink()
-
-
 def test_full_disk(disk, agent, client, lose):
     at = disk(16)
     one = begin(agent, store=at)
     expected = lose(1000, 50)
     wait_ports(one, client, expected)
-    with filled(at):
+    with full(at):
         expected += lose(2000, 2000)
         state = wait_problem(one, "the disk is full", "free space")
         wait_until(lambda: counts(one)["unaccounted"] == store_state(one)["queued"], 10, "all in the queue")
@@ -271,7 +227,7 @@ def test_full_disk(disk, agent, client, lose):
 
 def test_full_disk_from_the_start(disk, agent, client, lose):
     at = disk(16)
-    with filled(at):
+    with full(at):
         one = begin(agent, store=at)
         expected = lose(1000, 100)
         wait_problem(one, "the disk is full", "free space")
@@ -281,13 +237,31 @@ def test_full_disk_from_the_start(disk, agent, client, lose):
     one.stop()
 
 
+def test_full_disk_after_kill(disk, agent, client, lose):
+    """What the agent before has left may be more than there is room for: it waits, and goes on when there is."""
+    at = disk(16)
+    one = begin(agent, store=at)
+    expected = lose(1000, 100)
+    wait_ports(one, client, expected)
+    with full(at):
+        one.kill(one.proper())
+        one = begin(agent, store=at)
+        expected += lose(2000, 100)
+        wait_problem(one, "the disk is full", "free space")
+    wait_mended(one)
+    one.wait_settled("dropwatch", 30)
+    assert counts(one)["lost"] == 0
+    one.stop()
+    assert sorted(ports(one, client)) == sorted(expected)
+
+
 @pytest.mark.alone("it loses packets faster than other agents can record them")
 def test_full_disk_full_queue(disk, agent, client, lose):
     """What no longer fits into the queue is lost, no sooner, and counted."""
     at = disk(256)
     more = {"dropwatch__repeat_keys": "65536", "dropwatch__ring_size": "64MiB"}
     one = begin(agent, store=at, **more)
-    with filled(at):
+    with full(at):
         lose(1000, 500)
         wait_problem(one, "the disk is full")
         sent = [*range(1000, 1500), *lose(2000, 24_500)]
