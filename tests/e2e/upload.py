@@ -13,12 +13,12 @@ from harness import SANITIZER_REPORT, wait_until
 KIND = "oom"  # it watches, and hardly ever has anything to say: records are those of its coverage
 
 
-def begin(agent, url, *arguments, store=None, env=None, events=KIND, section="elasticsearch", **options):
+def begin(agent, url, *arguments, store=None, env=None, ready=True, events=KIND, section="elasticsearch", **options):
     """options: timeout="1s" is elasticsearch.timeout, store__max_size="1MiB" store.max_size."""
     options = {"url": url, "flush_interval": "20ms", **options}
     sets = {key.replace("__", ".") if "__" in key else f"{section}.{key}": value for key, value in options.items()}
     words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
-    return agent("--events", events, *words, *arguments, store=store, env=env)
+    return agent("--events", events, *words, *arguments, store=store, env=env, ready=ready)
 
 
 def target(one, name="elasticsearch"):
