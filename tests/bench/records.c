@@ -14,7 +14,7 @@
 
 #define DECODE_BATCH   100
 #define DECODE_BATCHES 50
-#define STORE_BOUND_NS (60 * NS_PER_SEC)
+#define STORE_BOUND_NS (60 * NS_PER_SEC) /* for the last ones */
 
 static void no_device(uint32_t netns, int ifindex, char ret[16])
 {
@@ -101,9 +101,9 @@ static int put(struct store *store, struct doc *doc)
 static int store_all(const struct trial *t, struct store *store, unsigned n)
 {
     const struct timespec nap = {.tv_nsec = 1000000};
-    uint64_t end = clock_now_ns(CLOCK_MONOTONIC) + STORE_BOUND_NS;
     unsigned event = index_of(t->event);
     struct store_counts counts = {};
+    uint64_t end;
 
     for (unsigned i = 0; i < n; i++) {
         _cleanup_(doc_unrefp) struct doc *doc = NULL;
@@ -114,6 +114,7 @@ static int store_all(const struct trial *t, struct store *store, unsigned n)
         if (r < 0)
             return r;
     }
+    end = clock_now_ns(CLOCK_MONOTONIC) + STORE_BOUND_NS;
     while (counts.recorded < n) {
         if (counts.lost[STORE_LOST_WRITE] || clock_now_ns(CLOCK_MONOTONIC) > end)
             return -EIO;
@@ -133,6 +134,7 @@ static int open_store(const char *folder, struct store **ret)
         return r;
     free(options.path);
     options.path = strdup(folder);
+    options.max_size = 0; /* nothing is deleted for want of room */
     r = options.path ? store_open(&options, n_events, error, sizeof(error), ret) : -ENOMEM;
     option_done(store_section.options, &options);
     return r;

@@ -8,9 +8,11 @@ and sets HUATUO (the agent) and HUATUO_TESTS (where bench and flood are).
 
 import argparse
 import contextlib
+import gzip
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import statistics
@@ -19,6 +21,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path += [str(ROOT / "tests/e2e"), str(ROOT / "tests/opensearch")]
+import http_server  # noqa: E402
+from cluster import Cluster, fetch  # noqa: E402
 
 HOOKS_S = 75  # for all cases together, but at most CASE_S for one
 CASE_S = 4
@@ -30,7 +37,10 @@ STORED = 60000
 READY_S = 30
 SETTLE_S = 60
 TRACEFS = "/sys/kernel/tracing"
-OWN_MOUNTS = str(Path(__file__).parents[1] / "own-mounts.sh")
+UPLOADED = 100000
+BEFORE_UPLOAD_S = 5  # in which an agent starts
+UPLOAD_S = 3600
+OWN_MOUNTS = str(ROOT / "tests/own-mounts.sh")
 
 
 def say(text):
@@ -142,15 +152,15 @@ def hooks(tests, options):
 class Agent:
     """`huatuo run`, timed until it says that it is ready (sd_notify(3))."""
 
-    def __init__(self, huatuo, folder, *settings):
-        self.huatuo, self.store = str(huatuo), folder / f"store{time.monotonic_ns()}"
+    def __init__(self, huatuo, folder, *settings, store=None, words=()):
+        self.huatuo, self.store = str(huatuo), store or folder / f"store{time.monotonic_ns()}"
         self.log = open(folder / "log", "wb")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             path = str(folder / f"notify{time.monotonic_ns()}")
             notify.bind(path)
             notify.settimeout(READY_S)
             # No names: others' addresses would be asked for outside this machine.
-            words = [w for s in ("agent.resolve_names=false", *settings) for w in ("--set", s)]
+            words = [*words, *(w for s in ("agent.resolve_names=false", *settings) for w in ("--set", s))]
             begin = time.monotonic()
             self.process = subprocess.Popen(
                 [self.huatuo, "run", "--store", str(self.store), "--output", "none", *words],
@@ -183,13 +193,14 @@ class Agent:
         children = read(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [self.process.pid, *map(int, children.split())]
 
-    def cpu_ns(self):
-        """Of all threads that are alive: the kernel's ticks (/proc/PID/stat) are too coarse."""
+    def cpu_ns(self, thread=None):
+        """Of all threads that are alive, or those of a name: the kernel's ticks (/proc/PID/stat) are too coarse."""
         total = 0
         for pid in self.pids():
             for task in Path(f"/proc/{pid}/task").iterdir():
                 with contextlib.suppress(OSError):
-                    total += int((task / "schedstat").read_text().split()[0])
+                    if thread in (None, (task / "comm").read_text().strip()):
+                        total += int((task / "schedstat").read_text().split()[0])
         return total
 
     def memory(self):
@@ -201,11 +212,18 @@ class Agent:
                 sums[f"{name.lower()}_bytes"] += int(first_field(text, name).split()[0]) * 1024
         return sums
 
-    def counts(self):
+    def peak_bytes(self):
+        """The most memory that each of its processes has ever had, added."""
+        return sum(int(first_field(read(f"/proc/{pid}/status"), "VmHWM").split()[0]) * 1024 for pid in self.pids())
+
+    def status(self):
         done = subprocess.run(
             [self.huatuo, "status", "--json", "--store", str(self.store)], capture_output=True, check=True
         )
-        return json.loads(done.stdout)["events"]
+        return json.loads(done.stdout)
+
+    def counts(self):
+        return self.status()["events"]
 
     def settled(self):
         """The counts, once all that was seen is written: that is work for what happened before."""
@@ -285,6 +303,103 @@ def agent(huatuo, tests, options):
     return found
 
 
+# ---- uploading
+
+
+class Sink(http_server.Server):
+    """Says of every document that it is stored, and does nothing but count them."""
+
+    def __init__(self):
+        self.documents = self.requests = self.bytes = 0
+        super().__init__(Answer)
+
+
+class Answer(http_server.Handler):
+    def do_POST(self):
+        body = self.body()
+        self.server.bytes += len(body)
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        count = body.count(b"\n") // 2
+        self.server.documents += count
+        self.server.requests += 1
+        self.answer(200, '{"errors":false,"items":[' + ",".join(['{"create":{"status":201}}'] * count) + "]}")
+
+    def do_GET(self):
+        self.answer(404, {})
+
+
+def uploading(huatuo, folder, store, url, *settings):
+    """An agent catches up with what is in a store; it begins when it has started and been looked at."""
+    settings = (f"elasticsearch.url={url}", f"elasticsearch.flush_interval={BEFORE_UPLOAD_S}s", "store.max_size=1TiB", *settings)
+    # The kind that says least.
+    with Agent(huatuo, folder, *settings, store=store, words=("--events", "oom")) as one:
+
+        def uploaded():
+            return one.status()["targets"]["elasticsearch"]["uploaded"]
+
+        cpu, thread, peak = one.cpu_ns(), one.cpu_ns("upload"), one.peak_bytes()
+        if uploaded():
+            raise Failed(f"the agent uploads before it can be looked at: it took longer than {BEFORE_UPLOAD_S} s to start")
+        while not uploaded():
+            time.sleep(0.05)
+        began, first = time.monotonic(), uploaded()
+        while one.status()["targets"]["elasticsearch"]["oldest_not_uploaded_s"]:
+            if time.monotonic() > began + UPLOAD_S:
+                raise Failed(f"after {UPLOAD_S} s not all is uploaded: {one.status()['targets']}")
+            time.sleep(0.2)
+        took, count = time.monotonic() - began, uploaded()
+        return {
+            "records": count,
+            "per_second": (count - first) / took,
+            "cpu_ns": (one.cpu_ns() - cpu) / count,
+            "upload_thread_cpu_ns": (one.cpu_ns("upload") - thread) / count,
+            "peak_rss_before_bytes": peak,
+            "peak_rss_bytes": one.peak_bytes(),
+        }
+
+
+def upload(huatuo, tests, options):
+    n = options.records or max(2000, int(UPLOADED * options.scale))
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="huatuo-bench-", dir=options.folder) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+
+        def measure(what, url, *settings):
+            store = folder / "upload"
+            store.mkdir()
+            say(f"upload: {n} records are made")
+            bench(tests, "records", "dropwatch", "recorded", store, n)
+            say(f"upload: {what}")
+            found[what] = uploading(huatuo, folder, store, url, *settings)
+            found[what]["store_bytes"] = sum(file.stat().st_size for file in store.glob("huatuo.db*"))
+            shutil.rmtree(store)
+            if found[what]["records"] < n:
+                raise Failed(f"of {n} records {found[what]['records']} were uploaded")
+
+        for what, compress in (("sink", "true"), ("sink, not compressed", "false")):
+            sink = Sink()
+            measure(what, sink.url, f"elasticsearch.compress={compress}")
+            sink.close()
+            found[what].update(requests=sink.requests, request_bytes=sink.bytes / sink.documents)
+        if options.opensearch:
+            servers = Path(os.environ["HUATUO_SERVERS"])
+            fetch(servers)
+            cluster = Cluster("opensearch", servers)
+            try:
+                cluster.start()
+                words = ["--set", f"elasticsearch.url={cluster.url}"]
+                subprocess.run([str(huatuo), "elasticsearch", "setup", *words], capture_output=True, check=False)
+                cluster.ask("GET", "/_index_template/huatuo")  # there is no policy in that server
+                measure(f"OpenSearch {cluster.version}", cluster.url)
+                if cluster.search(size=0)["total"]["value"] < n:
+                    raise Failed("not all records are in the index")
+            finally:
+                cluster.close()
+    return found
+
+
 # ---- what is printed
 
 
@@ -353,14 +468,39 @@ def print_agent(found):
     print(f"{store['cpu_ns'] / 1000:.1f} µs of CPU time for each")
 
 
+def print_upload(found):
+    mib = 1024 * 1024
+    print("\nFrom a full store to a server; CPU time and memory are the agent's, both processes.")
+    rows = [("to", "records", "records/s", "CPU a record", "of it uploading", "peak RSS MiB before", "and after", "store MiB")]
+    for what, part in found.items():
+        rows.append(
+            (
+                what,
+                str(part["records"]),
+                f"{part['per_second']:.0f}",
+                f"{part['cpu_ns'] / 1000:.1f} µs",
+                f"{part['upload_thread_cpu_ns'] / 1000:.1f} µs",
+                f"{part['peak_rss_before_bytes'] / mib:.1f}",
+                f"{part['peak_rss_bytes'] / mib:.1f}",
+                f"{part['store_bytes'] / mib:.0f}",
+            )
+        )
+    table(rows)
+    for what, part in found.items():
+        if "requests" in part:
+            print(f"  {what}: {part['requests']} requests, {part['request_bytes']:.0f} bytes a record")
+
+
 def main():
     parser = argparse.ArgumentParser(prog="./dev bench", description="What watching costs on this machine.")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     parser.add_argument("--kind", help="the hooks of this kind of event only")
     parser.add_argument("--all-ways", action="store_true", help="all ways to a hook that work here, not just the first")
-    parser.add_argument("--only", choices=("hooks", "agent"), help="one half")
-    parser.add_argument("--scale", type=float, default=1, help="0.1: a tenth of the time; default 1, about 2 minutes")
+    parser.add_argument("--only", choices=("hooks", "agent", "upload"), help="one part")
+    parser.add_argument("--scale", type=float, default=1, help="0.1: a tenth of the time; default 1, about 3 minutes")
     parser.add_argument("--count", action="store_true", help="only compare claimed with counted hits; measures nothing")
+    parser.add_argument("--opensearch", action="store_true", help="upload to a real one, too: downloads it (110 MB, once)")
+    parser.add_argument("--records", type=int, help=f"how many are uploaded; default {UPLOADED}")
     parser.add_argument("--samples", action="store_true", help="with --json: each round's figures, too")
     parser.add_argument("--folder", default="/var/tmp", help="on whose disk the store is measured")
     options = parser.parse_args()
@@ -371,10 +511,12 @@ def main():
         return 1
     found = {"machine": machine()}
     try:
-        if options.only != "agent":
+        if options.only in (None, "hooks"):
             found["hooks"], found["not_measured"] = hooks(tests, options)
-        if options.only != "hooks" and not options.count:
+        if options.only in (None, "agent") and not options.count:
             found["agent"] = agent(huatuo, tests, options)
+        if options.only in (None, "upload") and not options.count:
+            found["upload"] = upload(huatuo, tests, options)
     except Failed as failure:
         say(failure)
         return 1
@@ -391,6 +533,8 @@ def main():
         print_hooks(found["hooks"], found["not_measured"])
     if "agent" in found:
         print_agent(found["agent"])
+    if "upload" in found:
+        print_upload(found["upload"])
     return failed
 
 

@@ -72,6 +72,16 @@ def test_agent():
     assert found["store"]["record_bytes"] > 1000 and min(found["store"][n] for n in ("per_second", "cpu_ns")) > 0
 
 
+def test_upload():
+    found = bench("--only", "upload", "--records", "3000")["upload"]
+    assert set(found) == {"sink", "sink, not compressed"}
+    for part in found.values():
+        assert part["records"] >= 3000 and part["per_second"] > 0 and part["requests"] >= 3
+        assert part["cpu_ns"] > part["upload_thread_cpu_ns"] > 0
+        assert part["peak_rss_bytes"] >= part["peak_rss_before_bytes"] > 0
+    assert found["sink"]["request_bytes"] < found["sink, not compressed"]["request_bytes"] > 1000
+
+
 def test_unknown_kind():
     said = bench("--only", "hooks", "--kind", "nonsense", check=False)
     assert "nothing to measure" in said, said
