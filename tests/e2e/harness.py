@@ -75,6 +75,7 @@ def pytest_configure(config):
         config.pluginmanager.register(Failed(config.getoption("failed")))
     config.addinivalue_line("markers", "alone(why): no other test runs meanwhile")
     config.addinivalue_line("markers", "long: begins before the others, which run beside it")
+    config.addinivalue_line("markers", "limit_s(seconds): it may take longer than the others")
     config.addinivalue_line("markers", "host_only(why): makes no sense in an emulated machine (./dev test vm)")
     config.addinivalue_line("markers", "matrix(id, ...): is run on every kernel, if parametrized with these ids only")
 
@@ -99,14 +100,16 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True)
-def time_limit():
+def time_limit(request):
     """A test that hangs fails, so that the others run and everything it made is taken down."""
+    marker = request.node.get_closest_marker("limit_s")
+    limit_s = patience(marker.args[0]) if marker else TEST_LIMIT_S
 
     def too_long(_signal, _frame):
-        raise TimeoutError(f"the test took longer than {TEST_LIMIT_S} s")
+        raise TimeoutError(f"the test took longer than {limit_s} s")
 
     before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(int(TEST_LIMIT_S))
+    signal.alarm(int(limit_s))
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
