@@ -63,7 +63,8 @@ def free_port():
 
 
 class Cluster:
-    """A server with empty data. start() and kill() as often as a test likes; close() takes all away."""
+    """A server with empty data. start() and kill() as often as a test likes; close() takes all away.
+    What happens between send(signal.SIGSTOP) and send(signal.SIGCONT) has to wait: it hangs."""
 
     def __init__(self, product, archives):
         self.product, self.version, self.prefix = product, *SERVERS[product][1:]
@@ -87,7 +88,8 @@ class Cluster:
     def log(self):
         return (self.folder / "log").read_text(errors="replace")
 
-    def start(self):
+    def start(self, **more):
+        """more: indexing_pressure__memory__limit="1kb" is that setting with dots."""
         settings = {
             "discovery.type": "single-node",
             "network.host": "127.0.0.1",
@@ -98,6 +100,7 @@ class Cluster:
         }
         if self.product == "elasticsearch":
             settings["xpack.security.enabled"] = "false"
+        settings.update((key.replace("__", "."), value) for key, value in more.items())
         words = [word for key, value in settings.items() for word in ("-E", f"{key}={value}")]
         java = Path(shutil.which("java")).resolve().parents[1]
         env = {
@@ -120,10 +123,13 @@ class Cluster:
             assert time.monotonic() < deadline, f"{self.product} does not answer:\n{self.log[-4000:]}"
             time.sleep(0.5)
 
+    def send(self, number):
+        os.killpg(self.process.pid, number)
+
     def kill(self):
         """kill -9, as a machine that goes down."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.send(signal.SIGKILL)
         self.process.wait()
 
     def close(self):
@@ -140,18 +146,30 @@ class Cluster:
             return json.load(answer)
 
     def search(self, index="huatuo*", **body):
+        return self.first_page(index, "", {"track_total_hits": True, **body})["hits"]
+
+    def first_page(self, index, options, body):
         """Of indices that are not there, nothing is found. One that was made a moment ago is waited for: its
         shard is not there at once, and until then the server answers with 503, or leaves it out."""
         self.ask("POST", f"/{index}/_refresh?ignore_unavailable=true")
-        path = f"/{index}/_search?ignore_unavailable=true&allow_partial_search_results=false"
+        path = f"/{index}/_search?ignore_unavailable=true&allow_partial_search_results=false{options}"
         deadline = time.monotonic() + 30
         while True:
             try:
-                return self.ask("POST", path, {"size": 10000, "track_total_hits": True, **body})["hits"]
+                return self.ask("POST", path, {"size": 10000, **body})
             except urllib.error.HTTPError as error:
                 if error.code != 503 or time.monotonic() > deadline:
                     raise
             time.sleep(0.2)
+
+    def document_ids(self, index="huatuo*"):
+        """Of all documents, however many. One that is there twice, in two indices, is here twice."""
+        found = []
+        page = self.first_page(index, "&scroll=1m", {"sort": ["_doc"], "_source": False})
+        while page["hits"]["hits"]:
+            found += [hit["_id"] for hit in page["hits"]["hits"]]
+            page = self.ask("POST", "/_search/scroll", {"scroll": "1m", "scroll_id": page["_scroll_id"]})
+        return found
 
 
 class Guard(ThreadingHTTPServer):

@@ -7,16 +7,23 @@ from upload import huatuo, stored_ids, target
 MINUTE = 60
 
 
-def wait_there(cluster, one, index="huatuo*", but=()):
+def wait_there(cluster, one, index="huatuo*", but=(), timeout=2 * MINUTE):
     """All that is in the store is at the server, once; and there is something."""
     found = []
 
     def there():
-        # A document that is there twice is in two indices.
-        found[:] = [hit["_id"] for hit in cluster.search(index=index, _source=False)["hits"]]
+        found[:] = cluster.document_ids(index)
         return found and sorted(found) == sorted(set(stored_ids(one)) - set(but))
 
-    wait_until(there, 2 * MINUTE, lambda: f"{len(stored_ids(one))} records; there are {len(found)}; {target(one)}", every=1)
+    wait_until(there, timeout, lambda: f"{len(stored_ids(one))} records; there are {len(found)}; {target(one)}", every=1)
+
+
+def indexed(cluster):
+    """How many documents were created since the server's start, and how many not, as they were there already: at
+    once, as nobody has to find them yet."""
+    totals = cluster.ask("GET", "/huatuo*/_stats/indexing?filter_path=_all.primaries.indexing")
+    totals = totals.get("_all", {}).get("primaries", {}).get("indexing", {})
+    return totals.get("index_total", 0), totals.get("index_failed", 0)
 
 
 def set_up(cluster, url=None, index="huatuo", **options):
