@@ -125,8 +125,9 @@ static int on_sample(void *arg, void *data, size_t size)
 {
     struct trial *t = arg;
     size_t wire_size = t->event->wire_size;
+    size_t least = t->event->wire_least ? t->event->wire_least : wire_size;
 
-    if (size == wire_size && t->n_raw < t->raw_room)
+    if (size >= least && size <= wire_size && t->n_raw < t->raw_room)
         memcpy((char *)t->raw + t->n_raw++ * wire_size, data, size);
     return 0;
 }

@@ -518,22 +518,26 @@ def test_running_agent_has_what_it_needs(doctor, agent):
 
 
 def btf(tracepoints, functions):
-    """The types of a kernel with these: one void function type, a pointer to it, and what names them."""
-    strings, types = b"\0", b""
+    """The types of a kernel with these: of functions the structs to which their arguments point."""
+    strings, types, count = b"\0", b"", 0
 
-    def add(name, kind, value, extra=b""):
-        nonlocal strings, types
+    def add(name, kind, value, *arguments):
+        nonlocal strings, types, count
         offset = len(strings) if name else 0
         strings += name.encode() + b"\0" if name else b""
-        types += struct.pack("<III", offset, kind << 24, value) + extra
+        types += struct.pack("<III", offset, kind << 24 | len(arguments), value)
+        types += b"".join(struct.pack("<II", 0, argument) for argument in arguments)
+        count += 1
+        return count
 
-    kind_ptr, kind_typedef, kind_func, kind_proto = 2, 8, 12, 13
-    add("", kind_proto, 0)
-    add("", kind_ptr, 1)
+    kind_ptr, kind_struct, kind_typedef, kind_func, kind_proto = 2, 4, 8, 12, 13
+    tracepoint = add("", kind_ptr, add("", kind_proto, 0))
     for name in tracepoints:
-        add(f"btf_trace_{name}", kind_typedef, 2)
-    for name in functions:
-        add(name, kind_func, 1)
+        add(f"btf_trace_{name}", kind_typedef, tracepoint)
+    names = {name for arguments in functions.values() for name in arguments}
+    pointers = {name: add("", kind_ptr, add(name, kind_struct, 0)) for name in sorted(names)}
+    for name, arguments in functions.items():
+        add(name, kind_func, add("", kind_proto, 0, *(pointers[argument] for argument in arguments)))
     head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
     return head + types + strings
 
@@ -551,6 +555,14 @@ CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y
 CONFIG_CGROUPS=y
 CONFIG_MEMCG=y
 """
+TRACEPOINTS = ["kfree_skb", "inet_sock_set_state", "net_dev_xmit_timeout", "devlink_trap_report"]
+FUNCTIONS = {
+    "bpf_iter_task_file": [],
+    "bpf_prog_test_run_raw_tp": [],
+    "tcp_conn_request": ["request_sock_ops", "tcp_request_sock_ops", "sock", "sk_buff"],
+    "tcp_v4_syn_recv_sock": ["sock", "sk_buff"],
+    "tcp_v6_syn_recv_sock": ["sock", "sk_buff"],
+}
 LIMITS = "Limit                     Soft Limit           Hard Limit           Units     \n"
 
 
@@ -566,7 +578,8 @@ class Tree:
         self.put("/proc/sys/kernel/kptr_restrict", "1\n")
         self.put("/proc/sys/kernel/unprivileged_bpf_disabled", "2\n")
         self.put("/proc/sys/kernel/perf_event_paranoid", "3\n")
-        self.put("/proc/kallsyms", "ffffffff81000000 T _stext\nffffffff81000100 T kfree_skb\n")
+        symbols = ["T _stext", "T kfree_skb", "T tcp_conn_request", "R __per_cpu_offset"]
+        self.put("/proc/kallsyms", "".join(f"ffffffff81000{i:03} {symbol}\n" for i, symbol in enumerate(symbols)))
         self.put("/proc/self/limits", LIMITS + "Max locked memory         65536  65536  bytes\n")
         self.put("/proc/self/mounts", "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n")
         self.put("/proc/self/uid_map", "         0          0 4294967295\n")
@@ -574,7 +587,7 @@ class Tree:
         self.put("/sys/kernel/security/lockdown", "[none] integrity confidentiality\n")
         self.put("/sys/kernel/tracing/events/skb/kfree_skb/id", "1\n")
         self.put(f"/boot/config-{release}", CONFIG)
-        self.put("/sys/kernel/btf/vmlinux", btf(["kfree_skb", "inet_sock_set_state"], ["bpf_iter_task_file"]))
+        self.put("/sys/kernel/btf/vmlinux", btf(TRACEPOINTS, FUNCTIONS))
         self.rights(ALL_CAPABILITIES)
 
     def put(self, name, content):
@@ -633,7 +646,7 @@ def test_tree_without_btf(examine, tree):
 
 
 def test_tree_without_the_tracepoint(examine, tree):
-    tree.put("/sys/kernel/btf/vmlinux", btf(["inet_sock_set_state"], ["bpf_iter_task"]))
+    tree.put("/sys/kernel/btf/vmlinux", btf(TRACEPOINTS[1:], {name: of for name, of in FUNCTIONS.items() if name != "bpf_iter_task_file"}))
     code, report = examine()
     # The classic way is read from tracefs, where it still is.
     assert code == 0
@@ -644,7 +657,7 @@ def test_tree_without_the_tracepoint(examine, tree):
     code, report = examine()
     assert code == 1 and report["events"]["dropwatch"]["state"] == "cannot be watched"
     # An optional hook that cannot be had costs nothing but its own facts.
-    tree.put("/sys/kernel/btf/vmlinux", btf(["kfree_skb"], ["bpf_iter_task_file"]))
+    tree.put("/sys/kernel/btf/vmlinux", btf(["kfree_skb"], {"bpf_iter_task_file": []}))
     code, report = examine()
     assert code == 0 and ways(report)["tp_btf/inet_sock_set_state"]["state"] == "refused"
 

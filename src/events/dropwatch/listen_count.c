@@ -176,6 +176,18 @@ static const struct listener *find(const struct listener *listeners, size_t n, u
     return NULL;
 }
 
+/** The first `n`, in no more memory than they take. */
+static struct listener *less_of(struct listener *many, size_t n)
+{
+    struct listener *few = malloc(MAX(n, (size_t)1) * sizeof(*few));
+
+    if (!few)
+        return many;
+    memcpy(few, many, n * sizeof(*few));
+    free(many);
+    return few;
+}
+
 /** What has been told of one stays with it. `all_told`: and of all that are there now. False: they
  * could not be had this time, and those of before are still what is known. */
 static bool look_at_listeners(struct counting *c, struct space *s, bool all_told)
@@ -207,9 +219,7 @@ static bool look_at_listeners(struct counting *c, struct space *s, bool all_told
         }
     }
     free(s->listeners);
-    s->listeners = realloc(now, MAX(n, (size_t)1) * sizeof(*now));
-    if (!s->listeners)
-        s->listeners = now;
+    s->listeners = less_of(now, n);
     s->n = n;
     return true;
 }
