@@ -183,10 +183,9 @@ __noinline __u64 realtime_age(__u64 stamp, __u64 now)
     return age;
 }
 
-/** The first look: whether it can be that old, or somebody has set the clock. */
 static __always_inline bool may_be_late(__u64 stamp, __u64 now, __u64 limit)
 {
-    return now + common.clock.offset_ns - stamp + STAMP_EARLY_NS >= limit + STAMP_EARLY_NS;
+    return stamp_may_be_late(stamp, common.clock.offset_ns, now, limit);
 }
 
 /** Of a stage that is one. Before 5.12 the verifier forgets that if it was looked at earlier. */

@@ -18,6 +18,13 @@
 
 #define STAMP_UNKNOWN  (~0ULL)
 
+/** The first look, which all packets pay for: whether a stamp can be that old, or somebody has set
+ * the clock. One of just now is neither, though it may lie a little in the future. */
+static inline int stamp_may_be_late(__u64 stamp_ns, __s64 offset_ns, __u64 now_ns, __u64 limit_ns)
+{
+    return now_ns + offset_ns - stamp_ns + STAMP_EARLY_NS >= limit_ns + STAMP_EARLY_NS;
+}
+
 /** When it was taken by CLOCK_MONOTONIC if the distance was `offset_ns`; its age, or STAMP_UNKNOWN
  * if that lies outside the time in which it was. */
 static inline __u64 stamp_age_by(__u64 stamp_ns, __s64 offset_ns, __u64 since_ns, __u64 until_ns,

@@ -91,6 +91,24 @@ static void test_age(void **state)
     assert_int_equal(age(&none, S(200), S(1200)), STAMP_UNKNOWN);
 }
 
+/** What is just now is not looked at a second time, on whichever side of now it lies. */
+static void test_first_look(void **state)
+{
+    const __s64 offset = S(1000);
+
+    (void)state;
+    assert_false(stamp_may_be_late(S(1200), offset, S(200), MS(5)));
+    assert_false(stamp_may_be_late(S(1200) - MS(4), offset, S(200), MS(5)));
+    assert_true(stamp_may_be_late(S(1200) - MS(5), offset, S(200), MS(5)));
+    assert_false(stamp_may_be_late(S(1200) + MS(1), offset, S(200), MS(5)));
+    assert_false(stamp_may_be_late(S(1200) + MS(9), offset, S(200), MS(5)));
+    /* somebody has set the clock forwards */
+    assert_true(stamp_may_be_late(S(1200) + MS(11), offset, S(200), MS(5)));
+    assert_true(stamp_may_be_late(S(1260), offset, S(200), MS(5)));
+    /* or back */
+    assert_true(stamp_may_be_late(S(1140), offset, S(200), MS(5)));
+}
+
 /** The clock was set at 150 s, as the agent knows. */
 static void test_age_after_step(void **state)
 {
@@ -650,6 +668,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_age),
+        cmocka_unit_test(test_first_look),
         cmocka_unit_test(test_age_after_step),
         cmocka_unit_test(test_age_during_step),
         cmocka_unit_test(test_age_many_steps),
