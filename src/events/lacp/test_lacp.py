@@ -2,7 +2,9 @@
 """lacp: real bonds in mode 802.3ad over veths between namespaces, compared with what the kernel says of them.
 It takes the bonding driver, which some kernels do not have."""
 
+import os
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -376,6 +378,23 @@ def test_without_driver(agent, inside, netns):
     if is_guest():
         assert load_driver()
         add_bond(where, "bond0")
+        add_bond(where, "bond1")
         time.sleep(patience(2))  # a look, at least
         where.ip("link", "delete", "bond0")
-        wait_until(lambda: [d for d in data_of(one, bond="bond0") if changes_of(d, what="removed")], 20, lambda: data_of(one))
+        wait_removed(one, "bond0")
+        # Nobody looks meanwhile, and then neither the bond nor the driver is found.
+        signal_all(one, signal.SIGSTOP)
+        try:
+            subprocess.run(["modprobe", "-r", "bonding"], check=True)
+        finally:
+            signal_all(one, signal.SIGCONT)
+        wait_removed(one, "bond1")
+
+
+def signal_all(one, number):
+    for pid in one.processes():
+        os.kill(pid, number)
+
+
+def wait_removed(one, bond):
+    wait_until(lambda: [d for d in data_of(one, bond=bond) if changes_of(d, what="removed")], 20, lambda: data_of(one))
