@@ -578,7 +578,8 @@ class Tree:
         self.put("/proc/sys/kernel/kptr_restrict", "1\n")
         self.put("/proc/sys/kernel/unprivileged_bpf_disabled", "2\n")
         self.put("/proc/sys/kernel/perf_event_paranoid", "3\n")
-        symbols = ["T _stext", "T kfree_skb", "T tcp_conn_request", "R __per_cpu_offset"]
+        names = ["kfree_skb", "tcp_conn_request", "tcp_v4_syn_recv_sock", "tcp_v6_syn_recv_sock"]
+        symbols = ["T _stext", *(f"T {name}" for name in names), "R __per_cpu_offset"]
         self.put("/proc/kallsyms", "".join(f"ffffffff81000{i:03} {symbol}\n" for i, symbol in enumerate(symbols)))
         self.put("/proc/self/limits", LIMITS + "Max locked memory         65536  65536  bytes\n")
         self.put("/proc/self/mounts", "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n")
