@@ -344,6 +344,7 @@ static int memreclaim_collect(const struct collect *c, const void *raw, struct r
 #define PROVOKE_BYTES   (16UL * 1024 * 1024) /* of each thread */
 #define PROVOKE_CHUNK   (256UL * 1024)
 #define PROVOKE_NS      (5 * NS_PER_SEC) /* long enough on a slow machine */
+#define PROVOKE_TRIES   3
 
 /** Wants memory all the time and needs none of it: what it has had may be taken (MADV_FREE), which
  * takes neither swap nor a disk. */
@@ -379,16 +380,25 @@ static _Noreturn void waste_memory(const char *folder)
     _exit(0);
 }
 
-/** A child whose threads want, together, more than its own memory cgroup allows. */
+/**
+ * A child whose threads want, together, more than its own memory cgroup allows. Where they get in
+ * each other's way so much that nothing is freed, the kernel may kill it before it has spent its
+ * time.
+ */
 static int memreclaim_provoke(struct provoked *ret)
 {
-    int status = 0, r;
+    int status, r;
 
     *ret = (struct provoked){.field = "pid"};
-    r = cgroup_run_limited(PROVOKE_LIMIT, waste_memory, &ret->value, &status);
-    if (r < 0)
-        return r;
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -ECHILD;
+    for (unsigned tries = 0; tries < PROVOKE_TRIES; tries++) {
+        status = 0;
+        r = cgroup_run_limited(PROVOKE_LIMIT, waste_memory, &ret->value, &status);
+        if (r < 0)
+            return r;
+        if (WIFEXITED(status))
+            return WEXITSTATUS(status) == 0 ? 0 : -ECHILD;
+    }
+    return -ECHILD;
 }
 
 const struct event event_memreclaim = {
