@@ -276,6 +276,7 @@ struct listen_cpu {
     __u64 before[DROPWATCH_COUNTERS];
     __u64 asked;   /* the last packet for which there was to be a connection, and ... */
     __u64 refused; /* ... whether there was no room for it */
+    __u32 type, counter;
 };
 
 struct {
@@ -382,6 +383,11 @@ static __always_inline int on_leave(void *ctx, bool syn)
         return 0;
     if (!(settings.protocols[0] & 1ULL << PROTO_TCP))
         return 0;
+    /* Out of memory they are any to the verifier, or it would go through all that follows for each. */
+    here->type = l.type;
+    here->counter = l.counter;
+    l.type = *(volatile __u32 *)&here->type;
+    l.counter = *(volatile __u32 *)&here->counter;
     l.listener = sk;
     packet_read(&p, skb, false, sk);
     /* With TCP Fast Open a SYN makes a connection; if there is no room it goes the ordinary way. */
