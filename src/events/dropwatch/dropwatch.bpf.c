@@ -383,8 +383,7 @@ static __always_inline int on_leave(void *ctx, bool syn)
         return 0;
     if (!(settings.protocols[0] & 1ULL << PROTO_TCP))
         return 0;
-    /* Out of memory they are any to the verifier, or it would go through all that follows for each.
-     */
+    /* Read again they may be any: else the verifier goes through all that follows for each. */
     here->type = l.type;
     here->counter = l.counter;
     l.type = *(volatile __u32 *)&here->type;
