@@ -232,6 +232,19 @@ static __always_inline void event_zero(void *memory, __u32 size)
         words[i] = 0;
 }
 
+/** The map `found` of a kind that has a source. */
+#define FOUND_MAP(wire_type)                                                                       \
+    struct found {                                                                                 \
+        struct wire_found found;                                                                   \
+        wire_type wire;                                                                            \
+    };                                                                                             \
+    struct {                                                                                       \
+        __uint(type, BPF_MAP_TYPE_ARRAY);                                                          \
+        __uint(max_entries, 1);                                                                    \
+        __type(key, __u32);                                                                        \
+        __type(value, struct found);                                                               \
+    } found SEC(".maps")
+
 /**
  * What a source has found, in the map `found`: the value is a struct wire_found and behind it an
  * event, of `max` bytes at most, whose head says who did it. Its time is when it was found, if the

@@ -716,17 +716,7 @@ int raw_trap(__u64 *ctx)
 
 /* --- what the sources have found */
 
-struct found {
-    struct wire_found found;
-    struct dropwatch_wire wire;
-};
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct found);
-} found SEC(".maps");
+FOUND_MAP(struct dropwatch_wire);
 
 SEC("?raw_tp")
 int take_found(void *ctx)

@@ -7,17 +7,7 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-struct found {
-    struct wire_found found;
-    struct lacp_wire wire;
-};
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct found);
-} found SEC(".maps");
+FOUND_MAP(struct lacp_wire);
 
 SEC("?raw_tp")
 int take_found(void *ctx)

@@ -12,17 +12,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 
-struct found {
-    struct wire_found found;
-    struct netdev_wire wire;
-};
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct found);
-} found SEC(".maps");
+FOUND_MAP(struct netdev_wire);
 
 SEC("?raw_tp")
 int take_found(void *ctx)
