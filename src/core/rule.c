@@ -162,6 +162,16 @@ bool rule_end(struct rule_row row, const struct rule_ends *ends, unsigned n)
     return !ends->either_port || set_port(row, ends->port, source_port);
 }
 
+bool rule_next(const char **rest, const char **ret, size_t *ret_len)
+{
+    if (!*rest)
+        return false;
+    *ret = *rest;
+    *ret_len = strcspn(*rest, ";");
+    *rest = (*ret)[*ret_len] ? *ret + *ret_len + 1 : NULL;
+    return true;
+}
+
 const char *rule_conditions(const char *text, size_t text_len,
                             const char *(*fn)(void *arg, const char *key, const char *value),
                             void *arg)

@@ -53,6 +53,10 @@ const char *rule_packet(struct rule_row row, struct rule_ends *ends, const char 
 /** `row` with what the n-th combination of ends asks for; false: there is none that can hold. */
 bool rule_end(struct rule_row row, const struct rule_ends *ends, unsigned n);
 
+/** The next alternative; *rest is behind it, at first at the conditions, NULL behind the last one.
+ */
+bool rule_next(const char **rest, const char **ret, size_t *ret_len);
+
 /**
  * Cuts one alternative into conditions. NULL, or the first complaint of fn() or of the text itself.
  */

@@ -194,25 +194,20 @@ static const char *parse_alternative(const char *text, size_t len, struct rule *
 
 const char *dropwatch_rule_check(const char *text)
 {
-    const char *conditions, *error = rule_after_name(text, &conditions);
+    const char *rest, *error = rule_after_name(text, &rest);
     struct rule rule;
+    size_t len;
 
     if (error)
         return error;
     for (const struct noise_rule *built_in = noise_rules; built_in->name; built_in++) {
-        size_t len = strlen(built_in->name);
-
+        len = strlen(built_in->name);
         if (strncmp(built_in->name, text, len) == 0 && text[len] == ':')
             return "there is a built-in rule of that name; choose another";
     }
-    for (;;) {
-        size_t len = strcspn(conditions, ";");
-
-        error = parse_alternative(conditions, len, &rule);
-        if (error || !conditions[len])
-            return error;
-        conditions += len + 1;
-    }
+    while (!error && rule_next(&rest, &text, &len))
+        error = parse_alternative(text, len, &rule);
+    return error;
 }
 
 /** The bit of the range, which may be there already; -1: no room. */
@@ -356,16 +351,14 @@ static int compile_alternative(const struct kernel *kernel, const struct rule *r
 int dropwatch_rule_compile(const struct kernel *kernel, const char *conditions, unsigned index,
                            struct dropwatch_settings *settings)
 {
-    for (;;) {
-        size_t len = strcspn(conditions, ";");
-        struct rule rule;
-        int r;
+    struct rule rule;
+    const char *text;
+    size_t len;
+    int r = 0;
 
-        if (parse_alternative(conditions, len, &rule))
-            return -EINVAL;
-        r = compile_alternative(kernel, &rule, index, settings);
-        if (r < 0 || !conditions[len])
-            return r;
-        conditions += len + 1;
-    }
+    while (r == 0 && rule_next(&conditions, &text, &len))
+        r = parse_alternative(text, len, &rule)
+                ? -EINVAL
+                : compile_alternative(kernel, &rule, index, settings);
+    return r;
 }

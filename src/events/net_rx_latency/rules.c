@@ -61,19 +61,15 @@ static const char *parse_alternative(const char *text, size_t len, struct rule *
 
 const char *rx_rule_check(const char *text)
 {
-    const char *conditions, *error = rule_after_name(text, &conditions);
+    const char *rest, *error = rule_after_name(text, &rest);
     struct rule rule;
+    size_t len;
 
     if (error)
         return error;
-    for (;;) {
-        size_t len = strcspn(conditions, ";");
-
-        error = parse_alternative(conditions, len, &rule);
-        if (error || !conditions[len])
-            return error;
-        conditions += len + 1;
-    }
+    while (!error && rule_next(&rest, &text, &len))
+        error = parse_alternative(text, len, &rule);
+    return error;
 }
 
 /** Either end's address and port: up to four rows. */
@@ -96,16 +92,12 @@ static int add_rows(struct net_rx_latency_settings *settings, const struct rule 
 int rx_rule_compile(const char *conditions, unsigned index,
                     struct net_rx_latency_settings *settings)
 {
-    for (;;) {
-        size_t len = strcspn(conditions, ";");
-        struct rule rule;
-        int r;
+    struct rule rule;
+    const char *text;
+    size_t len;
+    int r = 0;
 
-        if (parse_alternative(conditions, len, &rule))
-            return -EINVAL;
-        r = add_rows(settings, &rule, index);
-        if (r < 0 || !conditions[len])
-            return r;
-        conditions += len + 1;
-    }
+    while (r == 0 && rule_next(&conditions, &text, &len))
+        r = parse_alternative(text, len, &rule) ? -EINVAL : add_rows(settings, &rule, index);
+    return r;
 }
