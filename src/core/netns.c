@@ -10,10 +10,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "core/clock.h"
 #include "core/log.h"
 
 #define NAMESPACES_MAX 4096
 #define PROCESSES_MAX  262144
+#define SEARCH_NS      (10 * NS_PER_SEC)
+#define SHARE          200 /* looking takes no more of a CPU's time than one part of so many */
 
 struct place {
     uint64_t inode;
@@ -25,6 +28,8 @@ struct netns_view {
     uint64_t own_inode;
     struct place *others; /* owned; by inode */
     size_t n, cap;
+    uint64_t due_ns, search_ns, begin_ns; /* CLOCK_MONOTONIC */
+    uint64_t begin_cpu_ns;                /* CLOCK_THREAD_CPUTIME_ID */
 };
 
 static uint64_t inode_of(int fd)
@@ -126,6 +131,27 @@ void netns_search(struct netns_view *v)
     forget_all(v);
     search_processes(v);
     search_mounts(v);
+}
+
+bool netns_due(struct netns_view *v)
+{
+    uint64_t cpu_ns = clock_now_ns(CLOCK_THREAD_CPUTIME_ID);
+    uint64_t now_ns = clock_now_ns(CLOCK_MONOTONIC);
+
+    if (now_ns < v->due_ns)
+        return false;
+    v->begin_ns = now_ns;
+    v->begin_cpu_ns = cpu_ns;
+    if (now_ns >= v->search_ns) {
+        netns_search(v);
+        v->search_ns = now_ns + SEARCH_NS;
+    }
+    return true;
+}
+
+void netns_looked(struct netns_view *v)
+{
+    v->due_ns = v->begin_ns + (clock_now_ns(CLOCK_THREAD_CPUTIME_ID) - v->begin_cpu_ns) * SHARE;
 }
 
 void netns_visit(struct netns_view *v, void (*fn)(void *arg, uint64_t inode), void *arg)

@@ -14,6 +14,14 @@ struct netns_view;
 int netns_view_new(struct netns_view **ret);
 struct netns_view *netns_view_free(struct netns_view *v);
 
+/**
+ * For those who look again and again: whether it is time. Not before the last look has been paid
+ * for: looking takes one 200th of a CPU's time at most. Searches, if that was ten seconds ago.
+ */
+bool netns_due(struct netns_view *v);
+/** The look that was due is over. */
+void netns_looked(struct netns_view *v);
+
 /** Looks for all of them: one look at each process. */
 void netns_search(struct netns_view *v);
 /**

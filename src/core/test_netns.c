@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "core/clock.h"
 #include "core/netns.h"
 
 static uint64_t here(void)
@@ -134,11 +135,30 @@ static void test_mounted(void **state)
     netns_view_free(view);
 }
 
+/** The next look comes when this one has been paid for. */
+static void test_pace(void **state)
+{
+    struct netns_view *view = NULL;
+    uint64_t busy_ns;
+
+    (void)state;
+    assert_int_equal(netns_view_new(&view), 0);
+    assert_true(netns_due(view));
+    assert_true(netns_due(view)); /* nobody has looked yet */
+    busy_ns = clock_now_ns(CLOCK_THREAD_CPUTIME_ID) + 50 * NS_PER_MS;
+    while (clock_now_ns(CLOCK_THREAD_CPUTIME_ID) < busy_ns)
+        ;
+    netns_looked(view);
+    assert_false(netns_due(view)); /* for ten seconds */
+    netns_view_free(view);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_process),
         cmocka_unit_test(test_mounted),
+        cmocka_unit_test(test_pace),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

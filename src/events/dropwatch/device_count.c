@@ -25,8 +25,6 @@
  */
 
 #define LOOK_NS     (1 * NS_PER_SEC)
-#define SEARCH_NS   (10 * NS_PER_SEC)
-#define SHARE       200 /* as in listen_count.c */
 #define ANSWER_NS   (500 * NS_PER_MS)
 #define TEXT_MAX    (1024 * 1024) /* of /proc/net/dev: some 7000 devices */
 #define CARDS_MAX   256           /* of a namespace */
@@ -49,7 +47,7 @@ struct watch {
     struct device_state *devices; /* owned */
     size_t n, cap, next;          /* `next`: where the next one is if nothing has changed */
     bool tells_core;              /* the stack's part of rx_dropped can be told */
-    uint64_t due_ns, search_ns, now_ns;
+    uint64_t now_ns;              /* CLOCK_MONOTONIC */
     struct ask ask;
     struct device_answer answers[CARDS_MAX];
     const struct source_host *host;
@@ -266,24 +264,19 @@ static void look_at(void *arg, uint64_t netns)
 
 static void watch_run(void *state, const struct source_host *h)
 {
-    uint64_t begin_ns = clock_now_ns(CLOCK_THREAD_CPUTIME_ID);
     struct watch *w = state;
 
     w->host = h;
     w->now_ns = clock_now_ns(CLOCK_MONOTONIC);
-    if (w->now_ns < w->due_ns)
+    if (!netns_due(w->view))
         return;
-    if (w->now_ns >= w->search_ns) {
-        netns_search(w->view);
-        w->search_ns = w->now_ns + SEARCH_NS;
-    }
     for (size_t i = 0; i < w->n; i++)
         w->devices[i].seen = false;
     netns_visit(w->view, look_at, w);
     for (size_t i = w->n; i-- > 0;)
         if (!w->devices[i].seen)
             w->devices[i] = w->devices[--w->n];
-    w->due_ns = w->now_ns + (clock_now_ns(CLOCK_THREAD_CPUTIME_ID) - begin_ns) * SHARE;
+    netns_looked(w->view);
 }
 
 static void watch_close(void *state)

@@ -26,8 +26,6 @@
  */
 
 #define LOOK_NS       (1 * NS_PER_SEC)
-#define SEARCH_NS     (10 * NS_PER_SEC)
-#define SHARE         200 /* looking takes no more of a CPU's time than one part of so many */
 #define ANSWER_NS     (500 * NS_PER_MS)
 #define LISTENERS_MAX 4096 /* of a namespace */
 #define NETSTAT_MAX   65536
@@ -52,7 +50,6 @@ struct counting {
     struct netns_view *view;
     struct space *spaces; /* owned */
     size_t n, cap;
-    uint64_t due_ns, search_ns; /* CLOCK_MONOTONIC */
     struct ask ask;
     const struct source_host *host;
     uint64_t now_ns;
@@ -379,20 +376,14 @@ static void look(struct counting *c)
 
 static void counting_run(void *state, const struct source_host *h)
 {
-    uint64_t begin_ns = clock_now_ns(CLOCK_THREAD_CPUTIME_ID), cost_ns;
     struct counting *c = state;
 
     c->host = h;
     c->now_ns = clock_now_ns(CLOCK_MONOTONIC);
-    if (c->now_ns < c->due_ns)
+    if (!netns_due(c->view))
         return;
-    if (c->now_ns >= c->search_ns) {
-        netns_search(c->view);
-        c->search_ns = c->now_ns + SEARCH_NS;
-    }
     look(c);
-    cost_ns = clock_now_ns(CLOCK_THREAD_CPUTIME_ID) - begin_ns;
-    c->due_ns = c->now_ns + cost_ns * SHARE;
+    netns_looked(c->view);
 }
 
 static void counting_close(void *state)
