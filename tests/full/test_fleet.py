@@ -5,13 +5,10 @@ import os
 import random
 import shutil
 import subprocess
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from cluster import Cluster
 from fleet import KINDS, Host, figures, fill, memory  # noqa: F401 (a fixture)
 from harness import session_processes, wait_until
 from there import MINUTE, indexed, set_up
@@ -22,23 +19,6 @@ AT_ONCE = 4  # agents that start at the same time, and exports
 OF_A_KIND = 20_000
 # Bytes of a request, and how many records are sent in such: fewer, where each takes longer.
 BULKS = {"1KiB": 1000, "16KiB": 5000, "160KiB": 10_000, "4MiB": 20_000}
-
-
-@pytest.fixture
-def cluster():
-    one = Cluster("opensearch", Path(os.environ["HUATUO_SERVERS"]))
-    try:
-        yield one.start()
-    finally:
-        one.close()
-
-
-@pytest.fixture
-def folder():
-    path = Path(tempfile.mkdtemp(prefix="huatuo-full-"))
-    path.chmod(0o755)  # an agent without privileges has to get through
-    yield path
-    shutil.rmtree(path)
 
 
 def export(store, cluster, *words):
@@ -69,7 +49,6 @@ def test_two_hundred_hosts(folder, cluster, agent, figures):  # noqa: F811
     """Agents of many hosts, each with a name, a store and records of its own, all of which wait for one server
     and come at the same time when it is there. Real are agents, uploaders, stores and server; simulated is that
     each has a machine to itself, and what happened there."""
-    set_up(cluster)
     cluster.kill()
     names = [f"host-{i:03d}" for i in range(HOSTS)]
     begin_s = time.time() - EACH

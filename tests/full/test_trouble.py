@@ -2,22 +2,17 @@
 """Uploading to a real OpenSearch, long: whatever happens to the agent, the server or the disk, at the end each
 record that the store has is in the index, once."""
 
-import os
 import random
-import shutil
 import signal
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from cluster import Cluster
 from disk import disk, full  # noqa: F401 (a fixture)
 from dropwatch import counts, drop_all, flood, flood_program, hosts  # noqa: F401 (fixtures)
 from fleet import KINDS, Host, figures, fill, peak  # noqa: F401 (a fixture)
 from harness import wait_until
-from there import MINUTE, indexed, set_up, wait_there
+from there import MINUTE, indexed, wait_there
 from upload import begin, stored_ids, target
 
 # Nothing asks for names: those of the packets' addresses are nobody's.
@@ -27,25 +22,6 @@ KILLS, RECORDS = 100, 10_000
 BACKLOG = 100_000
 PER_SECOND = 200  # that are recorded meanwhile
 MEMORY = 64 << 20  # that the agent proper may have, whatever waits
-
-
-@pytest.fixture
-def cluster():
-    one = Cluster("opensearch", Path(os.environ["HUATUO_SERVERS"]))
-    try:
-        one.start()
-        set_up(one)
-        yield one
-    finally:
-        one.close()
-
-
-@pytest.fixture
-def folder():
-    path = Path(tempfile.mkdtemp(prefix="huatuo-full-"))
-    path.chmod(0o755)  # an agent without privileges has to get through
-    yield path
-    shutil.rmtree(path)
 
 
 def records(count):
