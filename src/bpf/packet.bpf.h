@@ -266,6 +266,7 @@ static __always_inline void packet_read_at(struct packet *p, struct sk_buff *skb
         packet_read_device(p, dev);
     if (!p->netns)
         packet_read_route(p, SKB_FIELD(skb, typed, _skb_refdst));
+    event_any(p, sizeof(*p));
 }
 
 static __always_inline void packet_read(struct packet *p, struct sk_buff *skb, bool typed,

@@ -174,6 +174,7 @@ static __always_inline int filter_rule(void *ctx, const struct packet *p, const 
     facts[FACT_CALLERS] = facts[FACT_PLACES] & settings.ranges_with_caller ? caller_bits(ctx) : 0;
     facts[FACT_DEVICE_HI] = device[0];
     facts[FACT_DEVICE_LO] = device[1];
+    event_any(facts, sizeof(facts));
     return first_match(facts);
 }
 
@@ -383,7 +384,7 @@ static __always_inline int on_leave(void *ctx, bool syn)
         return 0;
     if (!(settings.protocols[0] & 1ULL << PROTO_TCP))
         return 0;
-    /* Read again they may be any: else the verifier goes through all that follows for each. */
+    /* As event_any() would do, for which there is no room on the stack. */
     here->type = l.type;
     here->counter = l.counter;
     l.type = *(volatile __u32 *)&here->type;
@@ -559,6 +560,7 @@ static __always_inline int on_drop(void *ctx, struct sk_buff *skb, bool typed, _
         return 0;
     if (p.protocol == PROTO_TCP && is_refused_ack(skb, &p, rx_sk, &l))
         return 0;
+    event_any(&l, sizeof(l));
     return on_loss(ctx, skb, &p, &l);
 }
 
@@ -624,6 +626,7 @@ static __always_inline int on_device(void *ctx, const void *about, struct packet
     __u32 nth;
     int rule;
 
+    event_any(p, sizeof(*p));
     c = event_counters();
     if (!c || !event_is_ours(about))
         return 0;

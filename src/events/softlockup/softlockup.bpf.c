@@ -67,6 +67,26 @@ static __always_inline struct scratch *scratch(void)
 
 enum proof { PROOF_NONE, PROOF_STACK, PROOF_NO_SYMBOLS };
 
+/* A global function is verified once, not once for every path that leads to a call. */
+__noinline int in_watchdog(__u64 frames)
+{
+    struct scratch *s = scratch();
+    __u32 found = 0;
+
+    if (!s)
+        return 0;
+    for (__u32 i = 0; i < WIRE_STACK_MAX; i++) {
+        if (i >= frames)
+            break;
+#pragma unroll
+        for (__u32 piece = 0; piece < SOFTLOCKUP_PIECES_MAX; piece++)
+            /* A return address may lie just behind the last call. */
+            found |= s->stack[i] - settings.watchdog[piece].start - 1 <
+                     settings.watchdog[piece].size;
+    }
+    return found;
+}
+
 /**
  * Whether this runs in the watchdog's timer interrupt. Text alone proves nothing: whoever may write
  * to /dev/kmsg writes the same, but not from there.
@@ -74,22 +94,11 @@ enum proof { PROOF_NONE, PROOF_STACK, PROOF_NO_SYMBOLS };
 static __always_inline enum proof prove(void *ctx, struct scratch *s)
 {
     long bytes;
-    __u32 found = 0;
 
     if (!settings.watchdog[0].size)
         return PROOF_NO_SYMBOLS;
     bytes = bpf_get_stack(ctx, s->stack, sizeof(s->stack), 0);
-    for (__u32 i = 0; i < WIRE_STACK_MAX; i++) {
-        __u64 frame = s->stack[i];
-
-        if ((__s64)(i * sizeof(frame)) >= bytes)
-            break;
-#pragma unroll
-        for (__u32 piece = 0; piece < SOFTLOCKUP_PIECES_MAX; piece++)
-            /* A return address may lie just behind the last call. */
-            found |= frame - settings.watchdog[piece].start - 1 < settings.watchdog[piece].size;
-    }
-    return found ? PROOF_STACK : PROOF_NONE;
+    return bytes > 0 && in_watchdog(bytes / sizeof(s->stack[0])) ? PROOF_STACK : PROOF_NONE;
 }
 
 /* --- reports */
