@@ -89,24 +89,6 @@ struct {
     __type(value, struct reading);
 } readings SEC(".maps");
 
-/* What is being told: one interrupt may come on top of another that does. Not on the stack, as
- * there the verifier would follow each way to fill it to the end. */
-#define NESTED_MAX 4
-
-struct {
-    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, NESTED_MAX);
-    __type(key, __u32);
-    __type(value, struct packet);
-} packets SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, __u32); /* how many of them are in use */
-} nested SEC(".maps");
-
 /** Of late packets and sockets only the address is handed on, as a number. */
 struct finding {
     __u64 skb;      /* 0: there is only the socket */
@@ -225,6 +207,7 @@ static __always_inline int filter_rule(const struct packet *p, const struct find
     packet_facts(p, facts);
     facts[PACKET_FACT_BITS] |= (__u64)f->where << RX_BITS_WHERE_SHIFT | (__u64)f->since
                                                                             << RX_BITS_SINCE_SHIFT;
+    event_any(facts, sizeof(facts));
     return first_match(facts);
 }
 
@@ -269,68 +252,65 @@ static __always_inline void read_socket_only(struct packet *p, struct sock *sk)
         p->seq = BPF_CORE_READ((struct tcp_sock *)sk, copied_seq);
 }
 
-/** Global, as realtime_age(): fills the packet at that place. */
-__noinline int read_flow(__u64 skb_address, __u64 sk_address, __u32 where, __u32 place)
+/** Fills a zeroed packet. False: it is of no protocol that is watched. */
+static __always_inline bool read_flow(struct packet *p, const struct finding *f)
 {
-    struct packet *p = bpf_map_lookup_elem(&packets, &place);
-    struct sk_buff *skb = (void *)skb_address;
-    struct sock *sk = (void *)sk_address;
+    struct sk_buff *skb = (void *)f->skb;
+    struct sock *sk = (void *)f->sk;
     struct task_struct___reader *task;
 
-    if (!p)
-        return 0;
-    __builtin_memset(p, 0, sizeof(*p));
     if (!skb) {
         read_socket_only(p, sk);
-    } else if (where == RX_TO_NETIF_RCV) {
+    } else if (f->where == RX_TO_NETIF_RCV) {
         /* Nobody has told yet where the header is: it is next. */
         packet_read_at(p, skb, false, NULL, BPF_CORE_READ(skb, data) - BPF_CORE_READ(skb, head));
         p->iif = p->iif ? p->iif : p->ifindex;
     } else {
         packet_read(p, skb, false, sk);
     }
-    if (!p->netns && where == RX_TO_USER_COPY) { /* UDP lets go of device and route */
+    if (!p->netns && f->where == RX_TO_USER_COPY) { /* UDP lets go of device and route */
         task = (void *)bpf_get_current_task();
         p->netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
     }
+    event_any(p, sizeof(*p));
     return p->protocol == PROTO_TCP || p->protocol == PROTO_UDP;
 }
 
-static __always_inline void tell_in(void *ctx, const struct finding *f, __u32 place)
+static __noinline int tell(void *ctx, const struct finding *f)
 {
-    struct packet *p = bpf_map_lookup_elem(&packets, &place);
     struct net_rx_latency_wire *e;
     struct wire_counters *c;
     struct wire_key key = {};
+    struct packet p = {};
     __u64 now, window_id, *noted;
     __u32 nth, where = f->where;
     int rule;
 
-    if (!p || where >= RX_WHERE_NR || !read_flow(f->skb, f->sk, where, place))
-        return;
+    if (where >= RX_WHERE_NR || !read_flow(&p, f))
+        return 0;
     c = event_counters();
     /* A packet may come to all of the stages within the time of one event. */
     if (!c || !event_is_ours((void *)((f->skb ? f->skb : f->sk) + where)))
-        return;
+        return 0;
     COUNT(c->seen);
-    rule = filter_rule(p, f);
+    rule = filter_rule(&p, f);
     if (rule >= 0) {
         event_filtered(c, rule);
-        return;
+        return 0;
     }
 
     key.what = where;
-    packet_key(p, key.words);
+    packet_key(&p, key.words);
     now = bpf_ktime_get_boot_ns();
     if (!event_window(c, &key, now, &window_id, &nth))
-        return;
+        return 0;
 
     e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
     if (!e) {
         event_lost(c, WIRE_LOST_RING_FULL);
-        return;
+        return 0;
     }
-    e->packet = *p;
+    e->packet = p;
     e->latency_ns = f->latency_ns;
     e->threshold_ns = threshold_of(where);
     e->delivered_ns = e->ran_ns = 0;
@@ -348,18 +328,6 @@ static __always_inline void tell_in(void *ctx, const struct finding *f, __u32 pl
     event_head(ctx, &e->head, now, window_id, nth);
     COUNT(c->sent);
     bpf_ringbuf_submit(e, 0);
-}
-
-static __noinline int tell(void *ctx, const struct finding *f)
-{
-    __u32 zero = 0, place, *depth = bpf_map_lookup_elem(&nested, &zero);
-
-    if (!depth)
-        return 0;
-    place = *depth & (NESTED_MAX - 1);
-    *depth = *depth + 1;
-    tell_in(ctx, f, place);
-    *depth = *depth - 1;
     return 0;
 }
 
