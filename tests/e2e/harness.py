@@ -33,6 +33,12 @@ def patience(seconds):
     return seconds * SLOWNESS
 
 
+def let_pass(seconds):
+    """Waits until what a timer begins after so long has come about. On an emulated machine timers are as fast as
+    on others, and what they begin is slow."""
+    time.sleep(seconds + patience(0.5))
+
+
 TEST_LIMIT_S = patience(180)
 # These are given a second attempt, with nothing else running, if no more than that many of a run failed: on a
 # shared machine one of a thousand is not given its time. What passes only then is said, and counted.

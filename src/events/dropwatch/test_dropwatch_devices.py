@@ -5,12 +5,11 @@ import contextlib
 import os
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from dropwatch import counts, kernel_knows, knows_reason, settle, start
-from harness import check_accounting, patience, veth, wait_until
+from harness import check_accounting, let_pass, patience, veth, wait_until
 
 FAULT = Path("/proc/huatuo_fault")
 OUTSIDE = {"device_drop", "tx_timeout", "devlink_trap"}
@@ -48,7 +47,7 @@ def wait_losses(one, device, kind, count=1):
 
 def say_nothing(one, device):
     before = len(losses(one, device))
-    time.sleep(patience(2.5))
+    let_pass(2)  # a look a second
     settle(one)
     assert len(losses(one, device)) == before, losses(one, device)[before:]
 

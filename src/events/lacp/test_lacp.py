@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import is_guest, patience, wait_until
+from harness import is_guest, let_pass, wait_until
 
 WAYS = ("netlink+proc", "proc")
 FINE = 63  # active, fast, aggregation, synchronization, collecting, distributing
@@ -151,7 +151,7 @@ def test_silent_partner(agent, inside, aggregate, way):
     inside(aggregate.host)
     one = start(agent, hooks_off="netlink+proc") if way == "proc" else start(agent)
     assert f"through {way}\n" in one.stderr
-    time.sleep(patience(2))
+    let_pass(1.5)
     assert counts(one)["seen"] == 0  # all is well
 
     aggregate.silence(1)
@@ -216,10 +216,10 @@ def test_slaves_and_bonds(agent, inside, aggregate):
 
     add_bond(aggregate.host, "bond7")
     add_bond(aggregate.host, "bond8", "active-backup")
-    time.sleep(patience(1.5))
+    let_pass(1.5)
     aggregate.host.ip("link", "set", "bond7", "up")
     aggregate.host.ip("link", "set", "bond8", "up")
-    time.sleep(patience(1.5))
+    let_pass(1.5)
     aggregate.host.ip("link", "delete", "bond8")
     aggregate.host.ip("link", "delete", "bond7")
     wait_until(lambda: [d for d in data_of(one, bond="bond7") if changes_of(d, what="removed")], 20, lambda: data_of(one))
@@ -330,7 +330,7 @@ def test_reload(agent, inside, aggregate, tmp_path):
     wait_gained(one, "s1", "DEFAULTED")
     write(512)
     one.reload()
-    time.sleep(patience(2))
+    let_pass(1.5)
     assert data_of(one, start=True) == []
     steps = [c for d in data_of(one) for c in changes_of(d, slave="s1", what="actor_state")]
     assert steps[0]["before"] == str(FINE)
@@ -379,7 +379,7 @@ def test_without_driver(agent, inside, netns):
         assert load_driver()
         add_bond(where, "bond0")
         add_bond(where, "bond1")
-        time.sleep(patience(2))  # a look, at least
+        let_pass(1.5)  # a look, at least
         where.ip("link", "delete", "bond0")
         wait_removed(one, "bond0")
         # Nobody looks meanwhile, and then neither the bond nor the driver is found.

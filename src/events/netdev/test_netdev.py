@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import ip, patience, veth, wait_until
+from harness import ip, let_pass, patience, veth, wait_until
 from memory import cgroup  # noqa: F401 (a fixture)
 
 WAYS = ("netlink+filter", "netlink")
@@ -283,7 +283,7 @@ def test_flaps(agent, inside, netns):
                 set_carrier(tap, 0)
                 set_carrier(tap, 1)
             flaps += 2
-            time.sleep(patience(1.8))
+            let_pass(1.5)
             found = data_of(one, ifname="tap0", changes=["carrier_flap"])
         assert found, data_of(one)
         assert found[0]["linkstatus"] == "linkStatusCarrierDown, linkStatusCarrierUp"
@@ -383,7 +383,7 @@ def test_containers(agent, inside, netns, wanted):
         ip("netns", "add", inner[-1])
         ns.ip("link", "add", "veth8", "type", "veth", "peer", "name", "tmp8")
         ns.ip("link", "set", "tmp8", "netns", inner[-1])
-        time.sleep(GROWN_S + patience(2))
+        let_pass(GROWN_S + 1.5)
         inner.append(start_container(ns, 9))  # a short one
     finally:
         for name in reversed(inner):
