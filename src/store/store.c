@@ -28,7 +28,7 @@
 #define DAMAGE_GAP_NS   (60 * NS_PER_SEC)
 #define CLOSE_GRACE_NS  NS_PER_SEC
 #define ALIVE_NS        (10 * NS_PER_SEC)
-#define OPEN_TRIES      5
+#define OPEN_TRIES      25
 #define OPEN_NAP_NS     (20 * NS_PER_MS)
 #define METAS_MAX       64
 #define META_TEXT_MAX   (1024 * 1024)
@@ -727,6 +727,12 @@ static int open_once(struct store *s)
     return busfault_happened() ? writer_faulted(&s->writer) : r;
 }
 
+/** They cannot be opened, or can be read only. */
+static bool files_are_not_ours(int code)
+{
+    return (code & 0xff) == SQLITE_CANTOPEN || (code & 0xff) == SQLITE_READONLY;
+}
+
 /**
  * A reader that is root's may just be making the files beside the database: for a moment they are
  * not ours (SQLite gives them to the database's owner only then).
@@ -736,7 +742,7 @@ static int open_patiently(struct store *s)
     const struct timespec nap = {.tv_nsec = (long)OPEN_NAP_NS};
     int r = open_once(s);
 
-    for (int tries = 1; (r & 0xff) == SQLITE_CANTOPEN && tries < OPEN_TRIES; tries++) {
+    for (int tries = 1; files_are_not_ours(r) && tries < OPEN_TRIES; tries++) {
         nanosleep(&nap, NULL);
         r = open_once(s);
     }

@@ -717,6 +717,70 @@ static void test_reader_without_write(void **state)
 
 /* ---- opening */
 
+/** As the agent's user: 0 if a store that has no tables yet can be opened. */
+static int open_as_somebody(const struct dir *dir)
+{
+    char error[512], problem[sizeof(((struct store_state *)0)->problem)];
+    struct store *s = NULL;
+
+    if (setgid(65534) < 0 || setuid(65534) < 0 ||
+        store_open(&dir->options, N_KINDS, error, sizeof(error), &s) < 0)
+        return 2;
+    snprintf(problem, sizeof(problem), "%s", state_of(s).problem);
+    store_close(s, deadline());
+    if (problem[0])
+        print_message("%s\n", problem);
+    return problem[0] ? 1 : 0;
+}
+
+/* A reader that is root's makes one of them and gives it to the database's owner a moment later. */
+static void test_reader_makes_a_file(void **state)
+{
+    static const struct {
+        const char *name;
+        mode_t mode;
+    } made[] = {
+        {"huatuo.db-wal", 0600},
+        {"huatuo.db-wal", 0644},
+        {"huatuo.db-shm", 0600},
+        {"huatuo.db-shm", 0644},
+    };
+    const struct timespec moment = {.tv_nsec = 30 * (long)NS_PER_MS};
+    struct dir *dir = *state;
+
+    if (geteuid() != 0) {
+        print_message("skipped: only root can become another user\n");
+        skip();
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(made); i++) {
+        char database[PATH_LEN], path[PATH_LEN];
+        sqlite3 *db;
+        int fd, status;
+        pid_t pid;
+
+        test_remove_folder(dir->path);
+        assert_int_equal(mkdir(dir->path, 0755), 0);
+        path_of(dir, "huatuo.db", database);
+        assert_int_equal(sqlite3_open(database, &db), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL),
+                         SQLITE_OK);
+        sqlite3_close(db);
+        path_of(dir, made[i].name, path);
+        fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, made[i].mode);
+        assert_true(fd >= 0);
+        close(fd);
+        assert_int_equal(chown(dir->path, 65534, 65534), 0);
+        assert_int_equal(chown(database, 65534, 65534), 0);
+        pid = fork();
+        if (pid == 0)
+            _exit(open_as_somebody(dir));
+        nanosleep(&moment, NULL);
+        assert_int_equal(chown(path, 65534, 65534), 0);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+    }
+}
+
 static void test_lock(void **state)
 {
     struct dir *dir = *state;
@@ -1747,6 +1811,7 @@ int main(int argc, char **argv)
         TEST(test_not_there),
         TEST(test_unreadable),
         TEST(test_reader_without_write),
+        TEST(test_reader_makes_a_file),
         TEST(test_lock),
         TEST(test_modes),
         TEST(test_newer_schema),
