@@ -122,16 +122,19 @@ def time_limit(request):
 
 
 def wait_until(predicate, timeout, what, every=0.1):
-    """Returns the first true result of predicate(); fails after `timeout` seconds, on a slow machine more."""
+    """Returns the first true result of predicate(); fails after `timeout` seconds, on a slow machine more. What
+    takes long is asked for less and less often: asking takes a CPU from what is waited for."""
     timeout = patience(timeout)
     deadline = time.monotonic() + timeout
+    pause = patience(every)
     while True:
         result = predicate()
         if result:
             return result
         if time.monotonic() > deadline:
             pytest.fail(f"waited {timeout} s in vain for: {what() if callable(what) else what}")
-        time.sleep(patience(every))
+        time.sleep(pause)
+        pause = min(1.2 * pause, patience(5 * every))
 
 
 # ---- the agent

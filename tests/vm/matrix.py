@@ -54,7 +54,7 @@ class Guest:
 
     @property
     def whole(self):
-        """Whether all kinds are tested there."""
+        """Whether all kinds are tested there: a kernel, not one that is changed in one thing."""
         return "src/events" in self.tests and "-k" not in self.tests
 
 
@@ -186,7 +186,7 @@ def run_guest(name, results, build, choice):
     folder.mkdir(parents=True)
     column = Column(name, folder)
     slowness = SLOWNESS * max(1, one.options.get("cpus", 2) // 16)
-    environment = {"TREE": guest.TREE, "BUILD": build, "THROUGH": one.through}
+    environment = {"TREE": guest.TREE, "BUILD": build, "THROUGH": one.through, "PROGRAMS": one.whole or ""}
     words = [str(guest.HERE / "inside"), *(choice if one.tests else []), *one.tests]
     say(f"vm: {name} ({one.what}) begins")
     began = time.monotonic()
@@ -319,14 +319,15 @@ def transpose(columns, rows_of):
 
 def tables(columns):
     columns = list(columns.values())
+    whole = [c for c in columns if GUESTS[c.name].whole]
     head = [f"{GUESTS[c.name].what}" for c in columns]
     kinds = dict.fromkeys(kind for c in columns for kind in c.status["events"])
-    programs = dict.fromkeys((row["object"], row["program"]) for c in columns for row in c.rows("programs.json"))
+    programs = dict.fromkeys((row["object"], row["program"]) for c in whole for row in c.rows("programs.json"))
     lines = table("The agent", head, transpose(columns, rows_of_agent))
     for kind in kinds:
         lines += table(kind, head, transpose(columns, lambda c, k=kind: rows_of_kind(k, c)))
-    rows = {f"{o}: `{p}`": [cell(c, cell_of_program(c, (o, p))) for c in columns] for o, p in programs}
-    return "\n".join(lines + table("BPF programs", head, rows))
+    rows = {f"{o}: `{p}`": [cell(c, cell_of_program(c, (o, p))) for c in whole] for o, p in programs}
+    return "\n".join(lines + table("BPF programs", [GUESTS[c.name].what for c in whole], rows))
 
 
 def write_page(text, path):

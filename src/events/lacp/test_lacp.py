@@ -243,8 +243,7 @@ def test_between_two_looks(agent, inside, aggregate):
         for _ in range(3):
             aggregate.host.ip("link", "set", "s1", "nomaster")
             time.sleep(0.2)  # in a row it would be one look
-            aggregate.host.ip("link", "set", "s1", "down")
-            aggregate.host.ip("link", "set", "s1", "master", "bond0")
+            aggregate.host.run("ip", "-batch", "-", input="link set s1 down\nlink set s1 master bond0\n")
             time.sleep(0.2)
         took = time.monotonic() - begin
         wait_until(lambda: "s1" in states(data_of(one)[-1]["content"]), 20, lambda: data_of(one))
