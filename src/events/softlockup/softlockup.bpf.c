@@ -81,8 +81,8 @@ __noinline int in_watchdog(__u64 frames)
 #pragma unroll
         for (__u32 piece = 0; piece < SOFTLOCKUP_PIECES_MAX; piece++)
             /* A return address may lie just behind the last call. */
-            found |= s->stack[i] - settings.watchdog[piece].start - 1 <
-                     settings.watchdog[piece].size;
+            found |=
+                s->stack[i] - settings.watchdog[piece].start - 1 < settings.watchdog[piece].size;
     }
     return found;
 }
