@@ -276,7 +276,6 @@ def test_last_quarter(agent, server):
     expect(data[0], {"counter": "ListenDrops", "request_queue": answered, "max_ack_backlog": 64})
 
 
-@pytest.mark.matrix("counts")
 def test_cookies_always(agent, server, way):
     """With tcp_syncookies=2 each SYN is counted as if the queue were full, and it is not."""
     one_server = server(4, backlog=16)

@@ -550,7 +550,6 @@ def test_other_way(agent, inside, pair, tmp_path):
     assert len(data_of(one)) == 2 and filtered(one) == {"exclude": 1}
 
 
-@pytest.mark.matrix("netlink+filter")
 @pytest.mark.parametrize("way", WAYS)
 def test_lost_messages(agent, inside, pair, tmp_path, way):
     """More messages than there is room for: the state is read again, and the difference told."""
