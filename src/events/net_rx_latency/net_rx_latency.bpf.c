@@ -258,15 +258,18 @@ static __always_inline bool read_flow(struct packet *p, const struct finding *f)
     struct sk_buff *skb = (void *)f->skb;
     struct sock *sk = (void *)f->sk;
     struct task_struct___reader *task;
+    __u64 network;
 
     if (!skb) {
         read_socket_only(p, sk);
-    } else if (f->where == RX_TO_NETIF_RCV) {
-        /* Nobody has told yet where the header is: it is next. */
-        packet_read_at(p, skb, false, NULL, BPF_CORE_READ(skb, data) - BPF_CORE_READ(skb, head));
-        p->iif = p->iif ? p->iif : p->ifindex;
     } else {
-        packet_read(p, skb, false, sk);
+        /* On arrival nobody has told yet where the header is: it is next. */
+        network = f->where == RX_TO_NETIF_RCV
+                      ? (__u64)(BPF_CORE_READ(skb, data) - BPF_CORE_READ(skb, head))
+                      : BPF_CORE_READ(skb, network_header);
+        packet_read_at(p, skb, false, sk, network);
+        if (f->where == RX_TO_NETIF_RCV && !p->iif)
+            p->iif = p->ifindex;
     }
     if (!p->netns && f->where == RX_TO_USER_COPY) { /* UDP lets go of device and route */
         task = (void *)bpf_get_current_task();
