@@ -32,7 +32,7 @@ BEGIN, END = "<!-- written by ./dev test vm: begin -->", "<!-- end -->"
 AT_A_TIME = 3  # on two CPUs: tests wait more than they work
 LIMIT_S = 2400  # of one guest, which should take ten minutes
 LONGEST = "6.12"  # begins first
-SLOWNESS = 4  # how much longer than on this machine's own kernel tests wait
+SLOWNESS = 4  # how much longer tests wait than on a machine of their own
 NEAR_THE_LIMIT = 0.8  # of the verifier's instructions
 ONLY_ENOUGH = "setpriv --bounding-set=-all,+setuid,+setgid,+chown,+kill,+cap_38,+cap_39"
 
@@ -187,13 +187,13 @@ def run_guest(name, results, build, choice):
     column = Column(name, folder)
     slowness = SLOWNESS * max(1, one.options.get("cpus", 2) // 16)
     environment = {"TREE": guest.TREE, "BUILD": build, "THROUGH": one.through, "PROGRAMS": one.whole or ""}
+    environment |= {"HUATUO_TEST_SLOWNESS": slowness}
     words = [str(guest.HERE / "inside"), *(choice if one.tests else []), *one.tests]
     say(f"vm: {name} ({one.what}) begins")
     began = time.monotonic()
     try:
         if one.kernel:
-            environment |= {"SHARED": "/shared", "HUATUO_TEST_SLOWNESS": slowness}
-            environment |= {"HUATUO_FAULT_MODULE": "/shared/huatuo_fault.ko"}
+            environment |= {"SHARED": "/shared", "HUATUO_FAULT_MODULE": "/shared/huatuo_fault.ko"}
             variables = [f"export {k}={shlex.quote(str(v))}" for k, v in environment.items()]
             script = "\n".join([*variables, f"exec bash {shlex.join(words)}"])
             kernel = Kernel(one.kernel)
