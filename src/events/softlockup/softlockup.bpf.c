@@ -47,6 +47,7 @@ struct locked {
     struct wire_key key;
     __u64 task;
     __u64 switches; /* how often it had left the CPU */
+    __u64 seen_ns;  /* when it was last seen there */
 };
 
 struct {
@@ -143,6 +144,7 @@ static __always_inline int report(void *ctx, __u32 seconds, enum proof proof,
         return 0;
     locked.task = (__u64)task;
     locked.switches = switches_of(task);
+    locked.seen_ns = now;
     bpf_map_update_elem(&locks, &cpu, &locked, BPF_ANY);
 
     w = bpf_ringbuf_reserve(&ring, sizeof(*w), 0);
@@ -301,16 +303,28 @@ int BPF_KPROBE(kprobe_add_taint, unsigned flag)
 
 /* --- when it is over: a timer looks at the stuck CPU (hook `end`) */
 
+/* Who looks again after so long does not know when it was over: then it has lasted for as long as
+ * it was seen. On a machine without time of its own, or where the timer does not run on an idle
+ * CPU. */
+#define LOOKS_MISSED_NS 1000000000
+
 SEC("?perf_event")
 int look_for_end(void *ctx)
 {
     struct task_struct *task = (struct task_struct *)bpf_get_current_task();
     __u32 cpu = bpf_get_smp_processor_id();
     struct locked *locked = bpf_map_lookup_elem(&locks, &cpu);
+    __u64 now;
 
-    if (!locked || (locked->task == (__u64)task && locked->switches == switches_of(task)))
+    if (!locked)
         return 1;
-    event_episode_over(&locked->key, bpf_ktime_get_boot_ns());
+    now = bpf_ktime_get_boot_ns();
+    if (locked->task == (__u64)task && locked->switches == switches_of(task)) {
+        locked->seen_ns = now;
+        return 1;
+    }
+    event_episode_over(&locked->key,
+                       now - locked->seen_ns < LOOKS_MISSED_NS ? now : locked->seen_ns);
     bpf_map_delete_elem(&locks, &cpu);
     return 1;
 }
