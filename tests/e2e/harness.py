@@ -512,6 +512,11 @@ class NetworkNamespace:
         with self:
             return subprocess.run(command, check=check, capture_output=True, text=True, **options)
 
+    def shell(self, script):
+        """The command that runs it inside, with its own /sys. (`ip netns exec` refuses to after chroot(8).)"""
+        with_sys = 'mount -t sysfs sysfs /sys && exec sh -c "$1"'
+        return [OWN_MOUNTS, "nsenter", f"--net={self.path}", "sh", "-c", with_sys, "sh", script]
+
     def __enter__(self):
         self.outside.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
         setns(self.path)

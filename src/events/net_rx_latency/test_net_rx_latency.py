@@ -360,7 +360,7 @@ def held_cpu(ns, device):
     if not OTHERS:
         pytest.skip("it takes two CPUs")
     queue = f"/sys/class/net/{device}/queues/rx-0/rps_cpus"
-    subprocess.run(["ip", "netns", "exec", ns.name, "sh", "-c", f"echo {1 << CPU:x} > {queue}"], check=True)
+    subprocess.run(ns.shell(f"echo {1 << CPU:x} > {queue}"), check=True)
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, OTHERS)
     command = [os.path.join(os.environ["HUATUO_FAULTS"], "burn"), "softirq", str(BURN_MS), str(CPU), "burner"]

@@ -243,12 +243,13 @@ def test_nobody_but_who_did_it(agent, inside, pair):
     inside(pair)
     one = start(agent, repeat_limit="1000")
     read = "while :; do read x < /sys/class/net/v2/carrier; done"
-    readers = [subprocess.Popen(["ip", "netns", "exec", pair.name, "sh", "-c", read], stderr=subprocess.DEVNULL) for _ in "ab"]
+    readers = [subprocess.Popen(pair.shell(read), stderr=subprocess.DEVNULL) for _ in "ab"]
     flaps = 25
     try:
         for _ in range(flaps):
             do(pair, "link", "set", "v1", "down")
             do(pair, "link", "set", "v1", "up")
+        assert all(reader.poll() is None for reader in readers)
     finally:
         for reader in readers:
             reader.kill()
