@@ -306,7 +306,7 @@ int BPF_KPROBE(kprobe_add_taint, unsigned flag)
 /* Who looks again after so long does not know when it was over: then it has lasted for as long as
  * it was seen. On a machine without time of its own, or where the timer does not run on an idle
  * CPU. */
-#define LOOKS_MISSED_NS 1000000000
+#define LOOKS_MISSED_NS 1000000000ULL
 
 SEC("?perf_event")
 int look_for_end(void *ctx)

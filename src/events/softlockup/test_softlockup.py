@@ -2,6 +2,7 @@
 """softlockup: a CPU really held in the kernel until the kernel's own watchdog reports it, compared with what
 the test, the kernel's log and its counters know."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import wait_until
+from harness import patience, wait_until
 
 KERNEL = Path("/proc/sys/kernel")
 COUNT = Path("/sys/kernel/softlockup_count")  # 6.17 and later
@@ -20,7 +21,7 @@ TAINT_SOFTLOCKUP = 1 << 14
 THRESH_S = 1  # of the watchdog: it reports after twice that
 TWO_REPORTS_MS, ONE_REPORT_MS = 6500, 4000
 SLACK_MS = 1500  # what the watchdog counts are whole numbers of 1.07 s, from its last look on
-RECORDED_WITHIN_S = 1 * float(os.environ.get("HUATUO_TEST_SLOWNESS") or 1)
+RECORDED_WITHIN_S = patience(1)
 HOSTILE = b"BUG: soft locku"  # as long as the name of a process can be
 LINE = "watchdog: BUG: soft lockup - CPU#{cpu} stuck for {seconds}s! [{comm}:{pid}]"
 FRAME = re.compile(r"^([^\s/]+/[0-9a-f]{8,16} \[[^\s\]]+\]|(0x)?[0-9a-f]{8,16})$")
@@ -54,6 +55,17 @@ def watchdog():
     thresh.write_text(before)
 
 
+@contextlib.contextmanager
+def in_use(cpu):
+    """Somebody runs there. (Some machines run no timer of perf on a CPU that has fallen idle: seen on 6.18.)"""
+    one = subprocess.Popen(["taskset", "--cpu-list", str(cpu), "sh", "-c", "while :; do :; done"])
+    try:
+        yield
+    finally:
+        one.kill()
+        one.wait()
+
+
 def burn(cpu, name=b"e2e-burn", ms=TWO_REPORTS_MS):
     """Holds the CPU in a softirq; (pid, for how many ms, between which times)."""
     command = [os.path.join(os.environ["HUATUO_FAULTS"], "burn"), "softirq", str(ms), str(cpu), name]
@@ -63,8 +75,8 @@ def burn(cpu, name=b"e2e-burn", ms=TWO_REPORTS_MS):
     end = time.time()
     pid, burnt_ms = map(int, done.stdout.split())
     assert burnt_ms >= ms, f"this machine burns {burnt_ms} ms only: more rounds are needed in burn.bpf.c"
-    # Others want to run, too. (Some machines run no timer of perf on a CPU that has fallen idle: seen on 6.18.)
-    subprocess.run(["taskset", "--cpu-list", str(cpu), "timeout", "1", "sh", "-c", "while :; do :; done"], check=False)
+    with in_use(cpu):
+        time.sleep(1)
     return pid, burnt_ms, begin, end
 
 
@@ -198,16 +210,19 @@ def test_lockup(agent, watchdog):
 @needs_watchdog
 def test_late_look(agent, watchdog):
     """An agent that comes to look when it is over long ago does not say that it has lasted until then."""
+    cpu = os.cpu_count() - 1
     one = agent("--events", "softlockup")
     os.kill(one.proper(), signal.SIGSTOP)
     try:
-        pid, ms, _, _ = burn(os.cpu_count() - 1, ms=ONE_REPORT_MS)
+        pid, ms, _, _ = burn(cpu, ms=ONE_REPORT_MS)
         time.sleep(2 * ONE_REPORT_MS / 1000)
     finally:
         os.kill(one.proper(), signal.SIGCONT)
-    full, closing = full_and_closing(one, pid)
+    with in_use(cpu):
+        full, closing = full_and_closing(one, pid)
     assert closing["tracer_data"]["ended"] is True
-    assert full["tracer_data"]["duration_ms"] <= closing["tracer_data"]["duration_ms"] <= ms, (full, closing)
+    # Nobody has seen it after its one report.
+    assert closing["tracer_data"]["duration_ms"] == full["tracer_data"]["duration_ms"] < ms + SLACK_MS, (full, closing)
 
 
 @pytest.mark.matrix
